@@ -1,0 +1,87 @@
+//! Proof that this process runs a step.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    id::{AgentId, PlanId, SessionId, StepId},
+    scope::UserScope,
+    step::{Outcome, StepKind, StepSpec},
+};
+
+/// A step under this process's lease. Whoever holds it may run the step and must [`finish`](Self::finish) it; finishing
+/// twice does not compile. Dropped unfinished (a panic, an aborted task) it reports itself as such.
+#[derive(Debug)]
+pub struct ClaimedStep {
+    /// What the claim says.
+    pub claim: Arc<Claim>,
+    back: Option<UnboundedSender<Finished>>,
+}
+
+/// What a claim says of its step.
+#[derive(Debug)]
+pub struct Claim {
+    /// Whose step; the claim is one of the two sources of a scope.
+    pub scope: UserScope,
+    /// The step.
+    pub id: StepId,
+    /// Its plan.
+    pub plan: PlanId,
+    /// Its session, if any.
+    pub session: Option<SessionId>,
+    /// Its agent, if any.
+    pub agent: Option<AgentId>,
+    /// Version of the agent that the step began with.
+    pub agent_version: Option<i32>,
+    /// Name within the plan.
+    pub key: String,
+    /// Which executor; none: a word that this program does not know.
+    pub kind: Option<StepKind>,
+    /// What to do; none: a row that this program cannot read.
+    pub spec: Option<StepSpec>,
+    /// The fence.
+    pub token: i64,
+    /// Which run this is, from 1.
+    pub attempt: u16,
+    /// Fires when the lease is lost or about to be: stop at once, nothing will be accepted.
+    pub lost: CancellationToken,
+    /// Fires when the plan is being cancelled: stop, and finish with [`Outcome::Yield`].
+    pub cancelled: CancellationToken,
+}
+
+/// An outcome on its way to the next commit.
+#[derive(Debug)]
+pub struct Finished {
+    /// Which claim.
+    pub claim: Arc<Claim>,
+    /// How it ended; none: it was dropped, most likely by a panic.
+    pub outcome: Option<Outcome>,
+}
+
+impl ClaimedStep {
+    /// Ties a claim to the loop that made it.
+    pub fn new(claim: Arc<Claim>, back: UnboundedSender<Finished>) -> Self {
+        Self { claim, back: Some(back) }
+    }
+
+    /// Hands the outcome to the loop, which commits it with the next batch. Whether the lease still held shows there: a
+    /// fenced outcome is dropped and logged.
+    pub fn finish(mut self, outcome: Outcome) {
+        self.report(Some(outcome));
+    }
+
+    fn report(&mut self, outcome: Option<Outcome>) {
+        if let Some(back) = self.back.take() {
+            // A closed loop has given all its leases back already; the row decides.
+            let _ = back.send(Finished { claim: Arc::clone(&self.claim), outcome });
+        }
+    }
+}
+
+impl Drop for ClaimedStep {
+    fn drop(&mut self) {
+        self.report(None);
+    }
+}

@@ -1,0 +1,184 @@
+//! What an executor needs to know beyond its claim: one read per run.
+
+use serde_json::Value;
+
+use crate::{
+    agent::{AgentConfig, OrchestratorConfig},
+    error::StoreError,
+    llm::{Line, Role},
+    plan::{PlanMode, graph::When},
+    step::{StateName, claimed::Claim},
+    store::Store,
+};
+
+/// Lines of history that a prompt may carry.
+const HISTORY: i64 = 20;
+
+/// What an agent step needs.
+#[derive(Debug, Clone)]
+pub struct AgentContext {
+    /// Name of the agent; none: it was deleted meanwhile.
+    pub agent: Option<String>,
+    /// Its configuration, in the version the step began with.
+    pub config: AgentConfig,
+    /// The plan's goal: the person's message.
+    pub goal: String,
+    /// How the plan came to be.
+    pub mode: PlanMode,
+    /// The session before this message, oldest first.
+    pub history: Vec<Line>,
+    /// What the needed steps returned.
+    pub needs: Vec<NeedResult>,
+}
+
+/// What a needed step came to.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct NeedResult {
+    /// Its key.
+    pub key: String,
+    /// Its agent's name.
+    pub agent: Option<String>,
+    /// How it ended.
+    pub state: StateName,
+    /// What it returned.
+    pub result: Option<Value>,
+    /// Why it failed.
+    pub error: Option<Value>,
+    /// Which edge it meets.
+    pub when: When,
+}
+
+/// What planning and summing up need.
+#[derive(Debug, Clone)]
+pub struct PlanContext {
+    /// The planner's configuration.
+    pub config: OrchestratorConfig,
+    /// The person's message.
+    pub goal: String,
+    /// The session before this message, oldest first.
+    pub history: Vec<Line>,
+    /// The person's agents, oldest first, at most 50.
+    pub team: Vec<TeamMember>,
+    /// What the needed steps returned.
+    pub needs: Vec<NeedResult>,
+}
+
+/// An agent, as the planner sees it.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct TeamMember {
+    /// Its id.
+    pub id: crate::id::AgentId,
+    /// Its name.
+    pub name: String,
+    /// What it is good at, or the beginning of its system prompt.
+    pub about: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct ContextRow {
+    goal: String,
+    mode: PlanMode,
+    agent: Option<String>,
+    config: Option<Value>,
+    history: Value,
+    needs: Value,
+    team: Value,
+}
+
+/// The read behind both contexts; `$4` asks for the team and the planner's configuration.
+const CONTEXT: &str = "
+  select p.goal, p.mode, a.name as agent,
+    case when $4 then (select o.config from user_orchestrators o where o.user_id = s.user_id)
+         else (select v.config from agent_versions v
+               where v.user_id = s.user_id and v.agent_id = s.agent_id and v.version = s.agent_version) end as config,
+    coalesce((select jsonb_agg(jsonb_build_object('role', h.role, 'content', h.content) order by h.created_at, h.id) from (
+       select m.role, m.content, m.created_at, m.id from messages m
+       where m.user_id = s.user_id and m.session_id = p.session_id and p.message_id is not null
+         and (m.created_at, m.id) < (p.created_at, p.message_id)
+       order by m.created_at desc, m.id desc limit $3) h), '[]') as history,
+    coalesce((select jsonb_agg(jsonb_build_object('key', n.key, 'agent', na.name, 'state', n.state, 'result', n.result,
+         'error', n.error, 'when', e.met_when) order by n.position)
+       from step_edges e join steps n on n.user_id = e.user_id and n.id = e.needs_step_id
+       left join user_agents na on na.user_id = n.user_id and na.id = n.agent_id
+       where e.user_id = s.user_id and e.step_id = s.id), '[]') as needs,
+    case when $4 then coalesce((select jsonb_agg(jsonb_build_object('id', t.id, 'name', t.name, 'about', t.about) order by t.id) from (
+       select u.id, u.name, coalesce(v.config ->> 'about', left(v.config ->> 'system_prompt', 200)) as about
+       from user_agents u join agent_versions v on v.user_id = u.user_id and v.agent_id = u.id and v.version = u.version
+       where u.user_id = s.user_id and u.deleted_at is null order by u.id limit 50) t), '[]') else '[]' end as team
+  from steps s
+  join plans p on p.user_id = s.user_id and p.id = s.plan_id
+  left join user_agents a on a.user_id = s.user_id and a.id = s.agent_id and a.deleted_at is null
+  where s.user_id = $1 and s.id = $2";
+
+impl Store {
+    /// Reads what an agent step needs.
+    pub async fn agent_context(&self, claim: &Claim) -> Result<AgentContext, StoreError> {
+        let row = self.context(claim, false).await?;
+        Ok(AgentContext {
+            agent: row.agent,
+            config: row.config.map_or_else(|| Ok(AgentConfig::default()), |config| decode("an agent's configuration", config))?,
+            goal: row.goal,
+            mode: row.mode,
+            history: decode("a session's history", row.history)?,
+            needs: decode("the results of needed steps", row.needs)?,
+        })
+    }
+
+    /// Reads what planning and summing up need.
+    pub async fn plan_context(&self, claim: &Claim) -> Result<PlanContext, StoreError> {
+        let row = self.context(claim, true).await?;
+        Ok(PlanContext {
+            config: row.config.map_or_else(|| Ok(OrchestratorConfig::default()), |config| decode("the planner's configuration", config))?,
+            goal: row.goal,
+            history: decode("a session's history", row.history)?,
+            team: decode("a team", row.team)?,
+            needs: decode("the results of needed steps", row.needs)?,
+        })
+    }
+
+    /// How the wait of a resumed step ended; none: it never waited.
+    pub async fn last_decision(&self, claim: &Claim) -> Result<Option<crate::wait::Decision>, StoreError> {
+        Ok(sqlx::query_scalar(
+            "select decision from waits where user_id = $1 and step_id = $2 and decision is not null order by id desc limit 1",
+        )
+        .bind(claim.scope.user())
+        .bind(claim.id)
+        .fetch_optional(&self.pool)
+        .await?)
+    }
+
+    /// Records progress of a running step in the feed; refused (false) once its lease is gone.
+    pub async fn progress(&self, claim: &Claim, payload: Value) -> Result<bool, StoreError> {
+        let told: bool = sqlx::query_scalar("select pg_temp.step_progress($1, $2, $3, $4)")
+            .bind(claim.scope.user())
+            .bind(claim.id)
+            .bind(claim.token)
+            .bind(payload)
+            .fetch_one(&self.pool)
+            .await?;
+        self.hints.feed(claim.scope.user());
+        Ok(told)
+    }
+
+    async fn context(&self, claim: &Claim, planning: bool) -> Result<ContextRow, StoreError> {
+        Ok(sqlx::query_as(CONTEXT)
+            .bind(claim.scope.user())
+            .bind(claim.id)
+            .bind(HISTORY)
+            .bind(planning)
+            .fetch_one(&self.pool)
+            .await?)
+    }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(what: &'static str, value: Value) -> Result<T, StoreError> {
+    serde_json::from_value(value).map_err(|source| StoreError::Decode { what, source })
+}
+
+impl From<&NeedResult> for Line {
+    /// A needed step's result, as data for the next model.
+    fn from(need: &NeedResult) -> Self {
+        let text = need.result.as_ref().and_then(|result| result.get("text")).and_then(Value::as_str).unwrap_or("(nothing)");
+        Self { role: Role::User, content: format!("[result of {}]\n{text}", need.key) }
+    }
+}

@@ -1,0 +1,185 @@
+//! The store: the only place with SQL. Handler -> `Store` method -> one statement.
+//!
+//! Transitions (everything that writes plans, steps, waits, leases, places or events) are the functions in `sql/`.
+//! They are installed into each connection's temporary schema when it opens: they belong to this program and not to the
+//! database, so a deploy changes them atomically with the code that calls them, and two versions can run side by side
+//! (ops/decisions/0002). Reads are inline.
+
+mod agents;
+pub mod claims;
+mod context;
+mod events;
+mod plans;
+mod sessions;
+mod transitions;
+mod users;
+
+use std::time::Duration;
+
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+pub use context::{AgentContext, NeedResult, PlanContext, TeamMember};
+pub use plans::{Accepted, Cancelled, NewMessage, NewPlan};
+pub use sessions::{Message, Session};
+pub use transitions::{Fenced, Turn};
+
+use crate::{clock::Clock, error::StoreError, event::hints::Hints};
+
+/// The transitions, in the order of their dependence.
+pub const TRANSITIONS: &[(&str, &str)] = &[
+    ("types", include_str!("sql/types.sql")),
+    ("events_append", include_str!("sql/events_append.sql")),
+    ("steps_insert", include_str!("sql/steps_insert.sql")),
+    ("steps_admit", include_str!("sql/steps_admit.sql")),
+    ("steps_settle", include_str!("sql/steps_settle.sql")),
+    ("plans_count", include_str!("sql/plans_count.sql")),
+    ("steps_take", include_str!("sql/steps_take.sql")),
+    ("step_finish", include_str!("sql/step_finish.sql")),
+    ("plan_accept", include_str!("sql/plan_accept.sql")),
+    ("plan_cancel", include_str!("sql/plan_cancel.sql")),
+    ("waits_close", include_str!("sql/waits_close.sql")),
+    ("steps_due", include_str!("sql/steps_due.sql")),
+    ("agents_admit", include_str!("sql/agents_admit.sql")),
+    ("lease_renew", include_str!("sql/lease_renew.sql")),
+    ("step_progress", include_str!("sql/step_progress.sql")),
+];
+
+/// The schema's migrations.
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// Plans and their data in Postgres. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+    clock: Clock,
+    hints: Hints,
+    lease: Duration,
+}
+
+/// How many connections a store may open, and how long it waits for one.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    /// Kept open.
+    pub min: u32,
+    /// At most.
+    pub max: u32,
+    /// Longest wait for a free connection.
+    pub acquire: Duration,
+    /// Longest run of a statement.
+    pub statement: Duration,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self { min: 0, max: 10, acquire: Duration::from_secs(5), statement: Duration::from_secs(30) }
+    }
+}
+
+/// Opens connections that know the transitions; none is opened before it is needed, or `min` asks for it.
+pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, StoreError> {
+    let options: PgConnectOptions = url.parse::<PgConnectOptions>()?.application_name("codelab").options([
+        // Every statement here is driven by a few keys: a plan made while tables were small must not scan them later.
+        ("plan_cache_mode", "force_generic_plan"),
+        ("enable_seqscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
+        ("jit", "off"),
+        ("client_min_messages", "warning"),
+        ("statement_timeout", &limits.statement.as_millis().to_string()),
+        ("idle_in_transaction_session_timeout", "10000"),
+    ]);
+    let transitions: &'static str = transitions_source();
+    let pool = PgPoolOptions::new()
+        .min_connections(limits.min)
+        .max_connections(limits.max)
+        .acquire_timeout(limits.acquire)
+        .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            Box::pin(async move { sqlx::raw_sql(transitions).execute(connection).await.map(drop) })
+        })
+        .connect_lazy_with(options);
+    Ok(pool)
+}
+
+fn transitions_source() -> &'static str {
+    static SOURCE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    SOURCE.get_or_init(|| TRANSITIONS.iter().map(|(_, sql)| *sql).collect())
+}
+
+/// Brings the schema up to this program's version. Safe to run from several processes at once.
+pub async fn migrate(url: &str) -> Result<(), StoreError> {
+    // A pool of its own: the schema may not be there yet, so the transitions cannot be installed.
+    let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
+    MIGRATIONS.run(&pool).await?;
+    pool.close().await;
+    Ok(())
+}
+
+/// Takes the schema back to nothing; every row is lost.
+pub async fn migrate_down(url: &str) -> Result<(), StoreError> {
+    let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
+    MIGRATIONS.undo(&pool, 0).await?;
+    pool.close().await;
+    Ok(())
+}
+
+/// What is applied and what is known: `(version, description, applied)`.
+pub async fn migration_status(url: &str) -> Result<Vec<(i64, String, bool)>, StoreError> {
+    let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
+    let applied: Vec<i64> =
+        sqlx::query_scalar("select version from _sqlx_migrations where success order by version").fetch_all(&pool).await.unwrap_or_default();
+    pool.close().await;
+    Ok(MIGRATIONS
+        .iter()
+        .filter(|migration| migration.migration_type.is_up_migration())
+        .map(|migration| (migration.version, migration.description.to_string(), applied.contains(&migration.version)))
+        .collect())
+}
+
+impl Store {
+    /// A store over the pool. `lease` is how long a claim lasts without a renewal.
+    pub fn new(pool: PgPool, hints: Hints, lease: Duration) -> Self {
+        Self { pool, clock: Clock::Database, hints, lease }
+    }
+
+    /// The same store going by another clock (tests).
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The hints of this process.
+    pub fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
+    /// How long a claim lasts without a renewal.
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// The same store with connections of its own, for a thread with a runtime of its own: a connection belongs to the runtime
+    /// that opened it.
+    #[must_use]
+    pub fn on_this_runtime(&self) -> Self {
+        let options = self.pool.options().clone().min_connections(0).max_connections(1);
+        let pool = options.connect_lazy_with((*self.pool.connect_options()).clone());
+        Self { pool, ..self.clone() }
+    }
+
+    /// Whether Postgres answers and the schema is there.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select 1 from users limit 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// The connections, for the tests and benchmarks that look at rows themselves.
+    #[cfg(feature = "testing")]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}

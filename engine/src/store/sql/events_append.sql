@@ -1,0 +1,24 @@
+-- events_append: numbers drafts per user without gaps and stores them, and moves the claimable counters.
+-- Called last in every transition: it takes the feed rows, in the order of users, and nothing after them.
+create function pg_temp.events_append(p_drafts pg_temp.draft[], p_users uuid[], p_deltas integer[])
+returns void language plpgsql as $$
+begin
+  perform 1 from user_feeds f
+    where f.user_id = any (array(select d.user_id from unnest(p_drafts) d union select u from unnest(p_users) u))
+    order by f.user_id for no key update;
+  with counted as (
+    select a.user_id, sum(a.n)::integer as n, sum(a.delta)::integer as delta
+    from (select d.user_id, 1 as n, 0 as delta from unnest(p_drafts) d
+          union all
+          select t.user_id, 0, t.delta from unnest(p_users, p_deltas) t(user_id, delta)) a
+    group by a.user_id),
+  bumped as (
+    update user_feeds f set last_seq = f.last_seq + c.n, claimable_steps = f.claimable_steps + c.delta
+    from counted c where f.user_id = c.user_id
+    returning f.user_id, f.last_seq - c.n as base)
+  insert into events (user_id, seq, session_id, plan_id, step_id, type, payload, created_at)
+  select d.user_id, b.base + row_number() over (partition by d.user_id order by d.n),
+         d.session_id, d.plan_id, d.step_id, d.type, d.payload, clock_timestamp()
+  from unnest(p_drafts) with ordinality d(user_id, session_id, plan_id, step_id, type, payload, n)
+  join bumped b on b.user_id = d.user_id;
+end $$;

@@ -1,0 +1,9 @@
+-- types: the rows that the transitions hand to each other. Temporary, like the transitions
+-- themselves: they belong to the program that runs, not to the schema (ops/decisions/0002).
+create type pg_temp.draft as (user_id uuid, session_id uuid, plan_id uuid, step_id uuid, type text, payload jsonb);
+create type pg_temp.moved as (
+  n integer, user_id uuid, plan_id uuid, session_id uuid, id uuid, agent_id uuid, key text, kind text,
+  state step_state, attempt smallint, outcome text);
+create type pg_temp.claimed as (
+  verdict text, user_id uuid, id uuid, plan_id uuid, session_id uuid, agent_id uuid, agent_version integer,
+  key text, kind text, spec jsonb, token bigint, attempt smallint, cancelling boolean);

@@ -1,0 +1,41 @@
+-- waits_close: decides open waits and wakes their steps, in one transaction with the event. Each wait comes with the
+-- decision wanted. Expiry (p_expire) needs the deadline to have passed, anything else needs that it has not:
+-- the same clock, read once, decides both, so exactly one of them wins. Returns the waits it decided.
+create function pg_temp.waits_close(
+  p_users uuid[], p_waits uuid[], p_decisions wait_decision[], p_answers jsonb[], p_expire boolean, p_clock timestamptz)
+returns table (user_id uuid, id uuid) language plpgsql as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz;
+  v_users uuid[];
+  v_ids uuid[];
+  v_steps uuid[];
+  v_drafts pg_temp.draft[];
+  v_admitted record;
+begin
+  perform 1 from plans p
+    where (p.user_id, p.id) in (
+      select w.user_id, w.plan_id from unnest(p_users, p_waits) g(user_id, id) join waits w on w.user_id = g.user_id and w.id = g.id)
+    order by p.user_id, p.id for no key update;
+  v_now := coalesce(p_clock, clock_timestamp());
+  with closed as (
+    update waits w set decision = g.decision, answer = g.answer, decided_at = v_now
+    from unnest(p_users, p_waits, p_decisions, p_answers) g(user_id, id, decision, answer)
+    where w.user_id = g.user_id and w.id = g.id and w.decision is null
+      and case when p_expire then w.deadline <= v_now else w.deadline is null or w.deadline > v_now end
+    returning w.user_id, w.id, w.step_id, w.plan_id, w.session_id, w.kind, w.decision),
+  woken as (
+    update steps s set state = 'ready' from closed c
+    where s.user_id = c.user_id and s.id = c.step_id and s.state = 'suspended'
+    returning s.user_id, s.id, s.key)
+  select array_agg(c.user_id), array_agg(c.id), array_agg(w.id),
+         array_agg((c.user_id, c.session_id, c.plan_id, c.step_id,
+           case when c.kind = 'approval' then 'approval_resolved' else 'task_progress' end,
+           jsonb_build_object('key', w.key, 'wait_id', c.id, 'wait_kind', c.kind, 'decision', c.decision))::pg_temp.draft)
+  into v_users, v_ids, v_steps, v_drafts
+  from closed c join woken w on w.user_id = c.user_id and w.id = c.step_id;
+  if v_users is null then return; end if;
+  select * into v_admitted from pg_temp.steps_admit(v_users, v_steps, '{}', '{}', '{}', v_now);
+  perform pg_temp.events_append(v_drafts || v_admitted.drafts, v_admitted.feed_users, v_admitted.feed_deltas);
+  return query select * from unnest(v_users, v_ids);
+end $$;

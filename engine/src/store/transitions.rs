@@ -1,0 +1,281 @@
+//! The transitions that a worker makes: finish and claim, renew, wake, reap.
+
+use serde_json::Value;
+use sqlx::postgres::types::PgInterval;
+use uuid::Uuid;
+
+use crate::{
+    error::StoreError,
+    id::{AgentId, PlanId, SessionId, StepId, UserId, WaitId, WorkerId},
+    scope::UserScope,
+    step::{Outcome, StepKind, claimed::Claim},
+    store::Store,
+    wait::{Decision, WaitKind},
+};
+
+/// A step to finish: who, under which token, with what.
+#[derive(Debug)]
+pub struct Finish<'a> {
+    /// Whose.
+    pub user: UserId,
+    /// Plan.
+    pub plan: PlanId,
+    /// Step.
+    pub step: StepId,
+    /// The fence.
+    pub token: i64,
+    /// How it ended.
+    pub outcome: &'a Outcome,
+}
+
+/// A step whose lease was gone: its outcome was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fenced {
+    /// The step.
+    pub step: StepId,
+    /// The token that no longer holds.
+    pub token: i64,
+}
+
+/// What one round trip brought.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Steps claimed, best first.
+    pub claimed: Vec<Claim>,
+    /// Outcomes that were dropped.
+    pub fenced: Vec<Fenced>,
+}
+
+/// A lease that is still held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Renewed {
+    /// The step.
+    pub id: StepId,
+    /// Its token.
+    pub token: i64,
+    /// Its plan is being cancelled.
+    pub cancelling: bool,
+}
+
+#[derive(sqlx::FromRow)]
+struct TurnRow {
+    verdict: String,
+    user_id: UserId,
+    id: StepId,
+    plan_id: Option<PlanId>,
+    session_id: Option<SessionId>,
+    agent_id: Option<AgentId>,
+    agent_version: Option<i32>,
+    key: Option<String>,
+    kind: Option<String>,
+    spec: Option<Value>,
+    token: i64,
+    attempt: Option<i16>,
+    cancelling: Option<bool>,
+}
+
+impl Store {
+    /// Commits outcomes and claims up to `limit` steps in the same round trip. All or nothing: after an error nothing was
+    /// committed, or everything was and the reply was lost; the fence makes a second try harmless.
+    pub async fn turn(&self, finishes: &[Finish<'_>], worker: WorkerId, limit: usize) -> Result<Turn, StoreError> {
+        let users: Vec<Uuid> = finishes.iter().map(|finish| finish.user.0).collect();
+        let plans: Vec<Uuid> = finishes.iter().map(|finish| finish.plan.0).collect();
+        let steps: Vec<Uuid> = finishes.iter().map(|finish| finish.step.0).collect();
+        let tokens: Vec<i64> = finishes.iter().map(|finish| finish.token).collect();
+        let outcomes: Vec<&str> = finishes.iter().map(|finish| finish.outcome.word()).collect();
+        let bodies: Vec<Value> = finishes.iter().map(|finish| finish.outcome.body()).collect();
+        let rows: Vec<TurnRow> = sqlx::query_as("select * from pg_temp.step_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+            .bind(users)
+            .bind(plans)
+            .bind(steps)
+            .bind(tokens)
+            .bind(outcomes)
+            .bind(bodies)
+            .bind(worker)
+            .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+            .bind(self.lease_interval())
+            .bind(self.clock.instant())
+            .fetch_all(&self.pool)
+            .await?;
+        let mut turn = Turn::default();
+        for row in rows {
+            if row.verdict == "claimed" {
+                turn.claimed.extend(row.into_claim());
+            } else {
+                turn.fenced.push(Fenced { step: row.id, token: row.token });
+            }
+        }
+        Ok(turn)
+    }
+
+    /// Claims up to `limit` steps.
+    pub async fn claim(&self, worker: WorkerId, limit: usize) -> Result<Vec<Claim>, StoreError> {
+        Ok(self.turn(&[], worker, limit).await?.claimed)
+    }
+
+    /// Commits one outcome; `false`: the lease was gone and nothing changed.
+    pub async fn finish(&self, claim: &Claim, outcome: &Outcome) -> Result<bool, StoreError> {
+        let turn = self.turn(&[Finish::of(claim, outcome)], WorkerId(Uuid::nil()), 0).await?;
+        Ok(turn.fenced.is_empty())
+    }
+
+    /// Extends leases; those missing from the answer are lost.
+    pub async fn renew(&self, held: &[(UserId, StepId, i64)]) -> Result<Vec<Renewed>, StoreError> {
+        let renewed = sqlx::query_as("select id, token, cancelling from pg_temp.lease_renew($1, $2, $3, $4, $5)")
+            .bind(held.iter().map(|(user, _, _)| user.0).collect::<Vec<Uuid>>())
+            .bind(held.iter().map(|(_, step, _)| step.0).collect::<Vec<Uuid>>())
+            .bind(held.iter().map(|(_, _, token)| *token).collect::<Vec<i64>>())
+            .bind(self.lease_interval())
+            .bind(self.clock.instant())
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(renewed)
+    }
+
+    /// Leases that a worker holds by the rows' account: what a lost reply may have granted without its knowing.
+    pub async fn leases_of(&self, worker: WorkerId) -> Result<Vec<(UserId, PlanId, StepId, i64)>, StoreError> {
+        let leases = sqlx::query_as(
+            "select l.user_id, s.plan_id, l.step_id, l.token from leases l
+             join steps s on s.user_id = l.user_id and s.id = l.step_id where l.worker_id = $1",
+        )
+        .bind(worker)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(leases)
+    }
+
+    /// Takes expired leases away: their steps become ready again, or fail once they have failed too often. Returns how many.
+    pub async fn reap(&self, limit: i64) -> Result<usize, StoreError> {
+        let expired: Vec<(UserId, PlanId, StepId, i64)> = sqlx::query_as(
+            "select l.user_id, s.plan_id, l.step_id, l.token from leases l
+             join steps s on s.user_id = l.user_id and s.id = l.step_id
+             where l.expires_at <= coalesce($1, clock_timestamp()) limit $2",
+        )
+        .bind(self.clock.instant())
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?;
+        if expired.is_empty() {
+            return Ok(0);
+        }
+        let lost = Outcome::Lost;
+        let finishes: Vec<Finish<'_>> =
+            expired.iter().map(|&(user, plan, step, token)| Finish { user, plan, step, token, outcome: &lost }).collect();
+        let turn = self.turn(&finishes, WorkerId(Uuid::nil()), 0).await?;
+        self.tell(expired.iter().map(|(user, ..)| *user));
+        Ok(expired.len() - turn.fenced.len())
+    }
+
+    /// Lets in the steps whose backoff has passed; returns how many.
+    pub async fn admit_due(&self, limit: i32) -> Result<usize, StoreError> {
+        let due: i32 = sqlx::query_scalar("select pg_temp.steps_due($1, $2)")
+            .bind(limit)
+            .bind(self.clock.instant())
+            .fetch_one(&self.pool)
+            .await?;
+        if due > 0 {
+            self.hints.work();
+        }
+        Ok(usize::try_from(due).unwrap_or(0))
+    }
+
+    /// Grants free places to waiting steps of all agents: the net under every other admission. Returns how many.
+    pub async fn admit_all(&self) -> Result<usize, StoreError> {
+        let admitted: i32 = sqlx::query_scalar("select pg_temp.agents_admit(null, null, $1)")
+            .bind(self.clock.instant())
+            .fetch_one(&self.pool)
+            .await?;
+        if admitted > 0 {
+            self.hints.work();
+        }
+        Ok(usize::try_from(admitted).unwrap_or(0))
+    }
+
+    /// Ends the waits whose deadline has passed: timers ring, everything else timed out. Returns how many.
+    pub async fn expire_waits(&self, limit: i64) -> Result<usize, StoreError> {
+        let due: Vec<(UserId, WaitId, WaitKind)> = sqlx::query_as(
+            "select user_id, id, kind from waits
+             where decision is null and deadline <= coalesce($1, clock_timestamp()) order by deadline limit $2",
+        )
+        .bind(self.clock.instant())
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?;
+        if due.is_empty() {
+            return Ok(0);
+        }
+        let decisions = due.iter().map(|(_, _, kind)| kind.at_deadline()).collect();
+        self.close_waits(due.iter().map(|(user, wait, _)| (*user, *wait)).collect(), decisions, vec![Value::Null; due.len()], true).await
+    }
+
+    /// Decides a wait and wakes its step; `false`: it is decided, past its deadline, or not there.
+    pub async fn resolve_wait(
+        &self, scope: UserScope, wait: WaitId, decision: Decision, answer: Value,
+    ) -> Result<bool, StoreError> {
+        let closed = self.close_waits(vec![(scope.user(), wait)], vec![decision], vec![answer], false).await?;
+        Ok(closed == 1)
+    }
+
+    async fn close_waits(
+        &self, waits: Vec<(UserId, WaitId)>, decisions: Vec<Decision>, answers: Vec<Value>, expire: bool,
+    ) -> Result<usize, StoreError> {
+        let closed: Vec<(UserId, WaitId)> =
+            sqlx::query_as("select user_id, id from pg_temp.waits_close($1, $2, $3::wait_decision[], $4, $5, $6)")
+                .bind(waits.iter().map(|(user, _)| user.0).collect::<Vec<Uuid>>())
+                .bind(waits.iter().map(|(_, wait)| wait.0).collect::<Vec<Uuid>>())
+                .bind(decisions.iter().map(|decision| decision.as_str()).collect::<Vec<&str>>())
+                .bind(answers)
+                .bind(expire)
+                .bind(self.clock.instant())
+                .fetch_all(&self.pool)
+                .await?;
+        if !closed.is_empty() {
+            self.hints.work();
+            self.tell(closed.iter().map(|(user, _)| *user));
+        }
+        Ok(closed.len())
+    }
+
+    pub(super) fn tell(&self, users: impl IntoIterator<Item = UserId>) {
+        for user in users {
+            self.hints.feed(user);
+        }
+    }
+
+    fn lease_interval(&self) -> PgInterval {
+        // A lease is seconds to minutes; an interval holds 292,000 years.
+        PgInterval { months: 0, days: 0, microseconds: i64::try_from(self.lease.as_micros()).unwrap_or(i64::MAX) }
+    }
+}
+
+impl<'a> Finish<'a> {
+    /// The finish of a claim.
+    pub fn of(claim: &Claim, outcome: &'a Outcome) -> Self {
+        Self { user: claim.scope.user(), plan: claim.plan, step: claim.id, token: claim.token, outcome }
+    }
+}
+
+impl TurnRow {
+    fn into_claim(self) -> Option<Claim> {
+        let claim = Claim {
+            scope: UserScope::vouched(self.user_id),
+            id: self.id,
+            plan: self.plan_id?,
+            session: self.session_id,
+            agent: self.agent_id,
+            agent_version: self.agent_version,
+            key: self.key?,
+            // A word or a spec that this program cannot read fails its step and nothing else.
+            kind: StepKind::parse(&self.kind?),
+            spec: serde_json::from_value(self.spec?).ok(),
+            token: self.token,
+            attempt: u16::try_from(self.attempt?).unwrap_or(u16::MAX),
+            lost: tokio_util::sync::CancellationToken::new(),
+            cancelled: tokio_util::sync::CancellationToken::new(),
+        };
+        if self.cancelling == Some(true) {
+            claim.cancelled.cancel();
+        }
+        Some(claim)
+    }
+}

@@ -1,0 +1,405 @@
+-- The heart: people, their agents, sessions, plans, steps, and what makes them move.
+-- Every table of a user carries user_id first in its key and every reference between such tables is
+-- composite, so that a row of one user cannot point at a row of another, and so that the whole can
+-- be distributed by user_id unchanged.
+
+create type step_state as enum ('blocked', 'ready', 'running', 'suspended', 'succeeded', 'failed', 'skipped', 'cancelled');
+comment on type step_state is 'States of a step (ARCHITECTURE.md, state diagram).';
+create type plan_state as enum ('active', 'succeeded', 'partial', 'failed', 'cancelled');
+comment on type plan_state is 'Stored states of a plan; planning, awaiting approval and running are derived from its steps.';
+create type plan_mode as enum ('direct', 'orchestrated', 'explicit');
+comment on type plan_mode is 'How a plan came to be: one agent was addressed, the orchestrator planned it, or the person sent it.';
+create type edge_when as enum ('success', 'done', 'failure');
+comment on type edge_when is 'When an edge counts as met: the needed step succeeded; it ended in any way; it failed.';
+create type wait_kind as enum ('approval', 'input', 'client_tool', 'timer', 'child');
+comment on type wait_kind is 'Why a step is suspended.';
+create type wait_decision as enum ('approved', 'edited', 'rejected', 'answered', 'elapsed', 'timed_out', 'cancelled', 'superseded');
+comment on type wait_decision is 'How a wait ended. Never collapsed: a timeout is not a rejection.';
+
+create table users (
+  id uuid primary key,
+  issuer text not null,
+  subject text not null,
+  email text,
+  created_at timestamptz not null default now(),
+  constraint users_issuer_subject_key unique (issuer, subject)
+);
+comment on table users is 'People, created at the first sight of their token.';
+comment on column users.id is 'Internal id; the only form of a user that appears in keys.';
+comment on column users.issuer is 'iss of the token, empty for tokens of this installation.';
+comment on column users.subject is 'sub of the token, at most 255 characters.';
+comment on column users.email is 'Address from the token, if it had one; never used as a key.';
+comment on column users.created_at is 'First sight.';
+
+create table user_feeds (
+  user_id uuid primary key references users on delete cascade,
+  last_seq bigint not null default 0 check (last_seq >= 0),
+  claimable_steps integer not null default 0 check (claimable_steps >= 0)
+) with (fillfactor = 50);
+comment on table user_feeds is 'The hot counters of a user, locked last by every transition. Narrow and without a second index, so that its updates stay on the page.';
+comment on column user_feeds.user_id is 'Whose counters.';
+comment on column user_feeds.last_seq is 'seq of the newest event; taken under this row''s lock, hence without gaps.';
+comment on column user_feeds.claimable_steps is 'Rows of ready_steps with a place; spreads the ranks of a user with many (fairness).';
+
+create table user_agents (
+  user_id uuid not null references users on delete cascade,
+  id uuid not null,
+  name text not null check (char_length(name) between 1 and 100),
+  version integer not null default 1 check (version >= 1),
+  max_concurrency smallint not null default 3 check (max_concurrency between 1 and 10),
+  places smallint not null,
+  running_steps smallint not null default 0,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  deleted_at timestamptz,
+  primary key (user_id, id),
+  constraint user_agents_places_check check (places between max_concurrency and 10),
+  constraint user_agents_limit_check check (running_steps between 0 and places)
+) with (fillfactor = 70);
+-- A name is free again after its agent is deleted.
+create unique index user_agents_name_key on user_agents (user_id, name) where deleted_at is null;
+comment on table user_agents is 'A person''s agents. The configuration lives in agent_versions, so that the counter''s updates copy a narrow row.';
+comment on column user_agents.user_id is 'Owner.';
+comment on column user_agents.id is 'UUIDv7.';
+comment on column user_agents.name is 'Unique among the owner''s living agents.';
+comment on column user_agents.version is 'Newest version, in agent_versions.';
+comment on column user_agents.max_concurrency is 'Wanted limit of steps at once, 1 to 10.';
+comment on column user_agents.places is 'Limit in force: max_concurrency, or more while steps begun under a higher limit still run; never grows by itself.';
+comment on column user_agents.running_steps is 'Places granted (claimable or running steps). At most places: the limit is a fact of the schema.';
+comment on column user_agents.created_at is 'Creation.';
+comment on column user_agents.updated_at is 'Last change of name or configuration.';
+comment on column user_agents.deleted_at is 'Set when deleted; the row stays for the history of its steps.';
+
+create table agent_versions (
+  user_id uuid not null,
+  agent_id uuid not null,
+  version integer not null check (version >= 1),
+  config jsonb not null,
+  created_at timestamptz not null default now(),
+  primary key (user_id, agent_id, version),
+  foreign key (user_id, agent_id) references user_agents on delete cascade
+);
+comment on table agent_versions is 'Each configuration an agent ever had; a running step keeps the one it began with.';
+comment on column agent_versions.user_id is 'Owner.';
+comment on column agent_versions.agent_id is 'Whose configuration.';
+comment on column agent_versions.version is 'Counts from 1.';
+comment on column agent_versions.config is 'Model, system prompt, tools, limits (engine::agent::AgentConfig).';
+comment on column agent_versions.created_at is 'When it became the newest.';
+
+create table user_orchestrators (
+  user_id uuid primary key references users on delete cascade,
+  id uuid not null,
+  version integer not null default 1 check (version >= 1),
+  config jsonb not null,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+comment on table user_orchestrators is 'The planner of a person; without a row the defaults hold.';
+comment on column user_orchestrators.user_id is 'Owner; one planner each.';
+comment on column user_orchestrators.id is 'UUIDv7.';
+comment on column user_orchestrators.version is 'Counts changes.';
+comment on column user_orchestrators.config is 'Model, prompt, limits (engine::agent::OrchestratorConfig).';
+comment on column user_orchestrators.created_at is 'Creation.';
+comment on column user_orchestrators.updated_at is 'Last change.';
+
+create table chat_sessions (
+  user_id uuid not null references users on delete cascade,
+  id uuid not null,
+  title text check (char_length(title) between 1 and 200),
+  active_plan_id uuid,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  deleted_at timestamptz,
+  primary key (user_id, id)
+) with (fillfactor = 70);
+comment on table chat_sessions is 'Conversations.';
+comment on column chat_sessions.user_id is 'Owner.';
+comment on column chat_sessions.id is 'UUIDv7.';
+comment on column chat_sessions.title is 'What the person calls it.';
+comment on column chat_sessions.active_plan_id is 'The plan whose turn it is: messages of one session run one after another.';
+comment on column chat_sessions.created_at is 'Creation.';
+comment on column chat_sessions.updated_at is 'Last change of the title.';
+comment on column chat_sessions.deleted_at is 'Set when deleted.';
+
+create table plans (
+  user_id uuid not null references users on delete cascade,
+  id uuid not null,
+  session_id uuid,
+  message_id uuid,
+  mode plan_mode not null,
+  goal text not null check (char_length(goal) between 1 and 32768),
+  class smallint not null check (class between 0 and 3),
+  state plan_state not null default 'active',
+  queued boolean not null default false,
+  open_steps integer not null check (open_steps >= 0),
+  succeeded_steps integer not null default 0 check (succeeded_steps >= 0),
+  unsuccessful_steps integer not null default 0 check (unsuccessful_steps >= 0),
+  revision integer not null default 1 check (revision >= 1),
+  cancel_requested_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  finished_at timestamptz,
+  primary key (user_id, id),
+  foreign key (user_id, session_id) references chat_sessions on delete cascade,
+  constraint plans_open_check check ((open_steps = 0) = (state <> 'active')),
+  constraint plans_finished_check check ((finished_at is not null) = (state <> 'active')),
+  constraint plans_queued_check check (not queued or (state = 'active' and session_id is not null)),
+  constraint plans_cancelled_check check (state <> 'cancelled' or cancel_requested_at is not null)
+) with (fillfactor = 50);
+-- Lists go by the primary key, newest first (ids are ordered by time). No index names a column that a step's finish
+-- changes: those updates stay on the page (HOT).
+-- The line of waiting messages of a session, at most ten long.
+create index plans_queue_idx on plans (user_id, session_id, id) where queued;
+comment on table plans is 'The DAG made for one message, or sent by the person.';
+comment on column plans.user_id is 'Owner.';
+comment on column plans.id is 'UUIDv7.';
+comment on column plans.session_id is 'Session whose feed shows it, if any.';
+comment on column plans.message_id is 'Message it answers, if any.';
+comment on column plans.mode is 'How it came to be.';
+comment on column plans.goal is 'What is wanted, in the person''s words.';
+comment on column plans.class is 'Priority class: 0 interactive, 1 resumed, 2 planned, 3 background.';
+comment on column plans.state is 'active until open_steps is 0.';
+comment on column plans.queued is 'Waits for its session''s turn; its first steps count the turn among what they wait for.';
+comment on column plans.open_steps is 'Steps that have not ended.';
+comment on column plans.succeeded_steps is 'Steps that succeeded, planning and summary not counted; decides between partial and failed.';
+comment on column plans.unsuccessful_steps is 'Steps that failed or were skipped.';
+comment on column plans.revision is 'Counts changes of the graph by a person or the planner.';
+comment on column plans.cancel_requested_at is 'A running step that finishes after this ends cancelled.';
+comment on column plans.created_at is 'Acceptance.';
+comment on column plans.updated_at is 'Last transition of the plan or one of its steps.';
+comment on column plans.finished_at is 'End of the last step.';
+
+create table messages (
+  user_id uuid not null,
+  id uuid not null,
+  session_id uuid not null,
+  role text not null check (role in ('user', 'assistant')),
+  content text not null,
+  plan_id uuid,
+  agent_id uuid,
+  created_at timestamptz not null default now(),
+  primary key (user_id, id),
+  foreign key (user_id, session_id) references chat_sessions on delete cascade
+);
+-- History of a session, in order.
+create index messages_session_idx on messages (user_id, session_id, created_at, id);
+comment on table messages is 'What was said in a session.';
+comment on column messages.user_id is 'Owner.';
+comment on column messages.id is 'UUIDv7.';
+comment on column messages.session_id is 'Where.';
+comment on column messages.role is 'user or assistant.';
+comment on column messages.content is 'The text.';
+comment on column messages.plan_id is 'Plan that the message started, or that answers with it.';
+comment on column messages.agent_id is 'Agent that speaks, or that was addressed.';
+comment on column messages.created_at is 'When.';
+
+create table steps (
+  user_id uuid not null,
+  id uuid not null,
+  plan_id uuid not null,
+  session_id uuid,
+  agent_id uuid,
+  agent_version integer,
+  position integer not null check (position >= 0),
+  key text not null check (char_length(key) between 1 and 64),
+  kind text not null check (kind in ('planning', 'agent', 'summary', 'timer')),
+  spec jsonb not null,
+  state step_state not null,
+  waiting_for integer not null default 0 check (waiting_for >= 0),
+  token bigint not null default 0 check (token >= 0),
+  attempt smallint not null default 0 check (attempt >= 0),
+  failures smallint not null default 0 check (failures >= 0),
+  max_failures smallint not null default 3 check (max_failures between 1 and 100),
+  result jsonb,
+  error jsonb,
+  created_at timestamptz not null default now(),
+  started_at timestamptz,
+  finished_at timestamptz,
+  primary key (user_id, id),
+  constraint steps_key_key unique (user_id, plan_id, key),
+  foreign key (user_id, plan_id) references plans on delete cascade,
+  foreign key (user_id, agent_id) references user_agents,
+  constraint steps_blocked_check check ((state = 'blocked') = (waiting_for > 0) or state in ('skipped', 'cancelled')),
+  constraint steps_running_check check (state <> 'running' or (token > 0 and attempt > 0 and started_at is not null)),
+  constraint steps_finished_check check ((finished_at is not null) = (state in ('succeeded', 'failed', 'skipped', 'cancelled'))),
+  constraint steps_result_check check ((result is not null) = (state = 'succeeded')),
+  constraint steps_error_check check ((error is not null) = (state = 'failed'))
+) with (fillfactor = 50, toast_tuple_target = 256,
+        autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+-- No index names state, token or a counter: a transition's update stays on the page (HOT). What is
+-- ready, running or suspended stands in ready_steps, leases and waits. A long spec or result goes to
+-- TOAST early (256 bytes), so that a transition copies a narrow row.
+comment on table steps is 'Nodes of plans, the unit of claiming.';
+comment on column steps.user_id is 'Owner.';
+comment on column steps.id is 'UUIDv7.';
+comment on column steps.plan_id is 'Plan.';
+comment on column steps.session_id is 'Session of the plan, repeated for the events.';
+comment on column steps.agent_id is 'Agent whose place it takes, if any.';
+comment on column steps.agent_version is 'Version of the agent that it began with.';
+comment on column steps.position is 'Place in the order in which the plan was written, from 0.';
+comment on column steps.key is 'Name within the plan.';
+comment on column steps.kind is 'Which executor runs it.';
+comment on column steps.spec is 'What to do (engine::step::StepSpec).';
+comment on column steps.state is 'See the diagram in ARCHITECTURE.md.';
+comment on column steps.waiting_for is 'Edges not yet met, the session''s turn included.';
+comment on column steps.token is 'The fence: grows by one with each claim, and with nothing else.';
+comment on column steps.attempt is 'Runs so far; resumptions count too.';
+comment on column steps.failures is 'Runs that failed or lost their worker; at max_failures the step fails.';
+comment on column steps.max_failures is 'Bound of failures.';
+comment on column steps.result is 'What it returned.';
+comment on column steps.error is 'Why it failed: {class, code, message}.';
+comment on column steps.created_at is 'Planning.';
+comment on column steps.started_at is 'First claim.';
+comment on column steps.finished_at is 'End.';
+
+create table step_edges (
+  user_id uuid not null,
+  step_id uuid not null,
+  needs_step_id uuid not null check (needs_step_id <> step_id),
+  met_when edge_when not null default 'success',
+  primary key (user_id, step_id, needs_step_id),
+  foreign key (user_id, step_id) references steps on delete cascade,
+  foreign key (user_id, needs_step_id) references steps on delete cascade
+);
+-- Dependents of a step that ended.
+create index step_edges_dependents_idx on step_edges (user_id, needs_step_id) include (step_id, met_when);
+comment on table step_edges is 'What a step needs.';
+comment on column step_edges.user_id is 'Owner.';
+comment on column step_edges.step_id is 'The step that waits.';
+comment on column step_edges.needs_step_id is 'The step it waits for.';
+comment on column step_edges.met_when is 'Which end of that step meets the edge.';
+
+create table ready_steps (
+  user_id uuid not null,
+  step_id uuid not null,
+  agent_id uuid,
+  rank timestamptz not null,
+  placed boolean not null,
+  due_at timestamptz,
+  primary key (user_id, step_id),
+  foreign key (user_id, step_id) references steps on delete cascade,
+  constraint ready_steps_due_check check (due_at is null or not placed)
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+-- The claim: the best rank among those that have a place.
+create index ready_steps_claim_idx on ready_steps (rank, step_id) where placed;
+-- Admission: an agent's next steps when a place falls free.
+create index ready_steps_waiting_idx on ready_steps (user_id, agent_id, rank, step_id) where not placed and due_at is null;
+-- The clockmaker: steps whose time has come.
+create index ready_steps_due_idx on ready_steps (due_at) where due_at is not null;
+comment on table ready_steps is 'One row per ready step: the right to take it out of ready. A row with a place may be claimed at once; the claim deletes it.';
+comment on column ready_steps.user_id is 'Owner.';
+comment on column ready_steps.step_id is 'The ready step.';
+comment on column ready_steps.agent_id is 'Its agent, if any.';
+comment on column ready_steps.rank is 'Order of the claim: time of becoming ready, plus the class''s handicap, plus one second for each claimable step the user had: fair between users, and it ages by itself.';
+comment on column ready_steps.placed is 'A place of the agent is granted (steps without an agent always have one).';
+comment on column ready_steps.due_at is 'Not before this instant (a retry''s backoff).';
+
+create table leases (
+  user_id uuid not null,
+  step_id uuid not null,
+  token bigint not null,
+  worker_id uuid not null,
+  expires_at timestamptz not null,
+  primary key (user_id, step_id),
+  foreign key (user_id, step_id) references steps on delete cascade
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+-- No index on expires_at: renewals stay on the page (HOT), and there are never more rows than permits of living workers.
+comment on table leases is 'One row per running step: the right to take it out of running. Whoever deletes the row with its token has finished the step.';
+comment on column leases.user_id is 'Owner.';
+comment on column leases.step_id is 'The running step.';
+comment on column leases.token is 'Token of the claim.';
+comment on column leases.worker_id is 'The worker process, new with each start.';
+comment on column leases.expires_at is 'Renewed while it runs; after this the reaper may take the step away.';
+
+create table waits (
+  user_id uuid not null,
+  id uuid not null,
+  step_id uuid not null,
+  plan_id uuid not null,
+  session_id uuid,
+  kind wait_kind not null,
+  payload jsonb not null,
+  deadline timestamptz,
+  decision wait_decision,
+  answer jsonb,
+  created_at timestamptz not null default now(),
+  decided_at timestamptz,
+  primary key (user_id, id),
+  foreign key (user_id, step_id) references steps on delete cascade,
+  constraint waits_decided_check check ((decided_at is not null) = (decision is not null))
+);
+-- One open wait a step: the right to take it out of suspended.
+create unique index waits_open_key on waits (user_id, step_id) where decision is null;
+-- The clockmaker: deadlines in order.
+create index waits_deadline_idx on waits (deadline) where decision is null and deadline is not null;
+comment on table waits is 'Why a step is or was suspended, and how that ended.';
+comment on column waits.user_id is 'Owner.';
+comment on column waits.id is 'UUIDv7.';
+comment on column waits.step_id is 'The suspended step.';
+comment on column waits.plan_id is 'Its plan.';
+comment on column waits.session_id is 'Its session, for the events.';
+comment on column waits.kind is 'What it waits for.';
+comment on column waits.payload is 'What is asked.';
+comment on column waits.deadline is 'Until when, by the database''s clock; none: for ever.';
+comment on column waits.decision is 'How it ended; none: open.';
+comment on column waits.answer is 'What came with the decision.';
+comment on column waits.created_at is 'Suspension.';
+comment on column waits.decided_at is 'Decision.';
+
+create table effects (
+  user_id uuid not null,
+  step_id uuid not null,
+  ordinal integer not null check (ordinal >= 0),
+  kind text not null check (kind in ('model', 'tool')),
+  state text not null check (state in ('intent', 'done', 'unknown')),
+  token bigint not null,
+  request jsonb not null,
+  result jsonb,
+  created_at timestamptz not null default now(),
+  done_at timestamptz,
+  primary key (user_id, step_id, ordinal),
+  foreign key (user_id, step_id) references steps on delete cascade,
+  constraint effects_done_check check ((state = 'done') = (result is not null) and (state = 'done') = (done_at is not null))
+);
+comment on table effects is 'Journal of the calls of a step that cost money or change the world: a finished one is answered from here on a new attempt.';
+comment on column effects.user_id is 'Owner.';
+comment on column effects.step_id is 'The step that called.';
+comment on column effects.ordinal is 'Place among the step''s calls, from 0; the same in each attempt.';
+comment on column effects.kind is 'A model turn or a tool call.';
+comment on column effects.state is 'intent: committed before the call; done: with its result; unknown: nobody knows whether it happened.';
+comment on column effects.token is 'Lease under which it was written.';
+comment on column effects.request is 'What was asked, enough to recognise it.';
+comment on column effects.result is 'What came back.';
+comment on column effects.created_at is 'Intent.';
+comment on column effects.done_at is 'Result.';
+
+create table events (
+  user_id uuid not null,
+  seq bigint not null check (seq > 0),
+  session_id uuid,
+  plan_id uuid,
+  step_id uuid,
+  type text not null,
+  payload jsonb not null,
+  created_at timestamptz not null,
+  primary key (user_id, seq)
+) with (autovacuum_vacuum_insert_scale_factor = 0.5);
+-- The feed of one session.
+create index events_session_idx on events (user_id, session_id, seq) where session_id is not null;
+comment on table events is 'What happened, in order, each committed with its transition. No foreign keys: only transitions write here, and the rows outlive what they tell of.';
+comment on column events.user_id is 'Whose feed.';
+comment on column events.seq is 'Position: 1, 2, 3 ... per user, without gaps, in the order of commits.';
+comment on column events.session_id is 'Session, if any.';
+comment on column events.plan_id is 'Plan, if any.';
+comment on column events.step_id is 'Step, if any.';
+comment on column events.type is 'Wire name.';
+comment on column events.payload is 'At most 10 KB; longer things by link.';
+comment on column events.created_at is 'When it was written, by the database''s clock.';
+
+create view tasks as
+  select id, user_id, session_id, agent_id, state::text as status, result, created_at from steps;
+comment on view tasks is 'Read-only: the name that the product''s first design gives to steps.';
+create view approval_requests as
+  select id, user_id, payload ->> 'type' as type, payload, coalesce(decision::text, 'pending') as status, created_at, deadline
+  from waits where kind = 'approval';
+comment on view approval_requests is 'Read-only: the waits that a person decides, under the name of the product''s first design.';

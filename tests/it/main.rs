@@ -1,0 +1,5 @@
+//! Stories over the whole system.
+
+mod model;
+mod transitions;
+mod vendors;

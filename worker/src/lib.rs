@@ -1,0 +1,4 @@
+//! placeholder
+
+/// The model vendors.
+pub mod llm;
