@@ -1,4 +1,74 @@
-//! placeholder
+//! The worker: turns claims into outcomes. Knows apalis, model vendors and (later) tools; knows no SQL and no HTTP server.
 
+pub mod duty;
+pub mod exec;
 /// The model vendors.
 pub mod llm;
+pub mod pool;
+pub mod run;
+
+use std::{sync::Arc, time::Duration};
+
+use engine::{Store, llm::LlmError, store::claims::ClaimOptions};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use run::Runner;
+
+/// How a worker process works.
+#[derive(Debug)]
+pub struct WorkerConfig {
+    /// Steps at once in this process.
+    pub places: usize,
+    /// Model of agents and planners that name none.
+    pub default_model: String,
+    /// Keys and addresses of the vendors.
+    pub vendors: llm::RouterConfig,
+    /// Longest time for planning; then the fallback plan.
+    pub planning_timeout: Duration,
+    /// Longest run of a step.
+    pub step_timeout: Duration,
+    /// How long running steps may go on after a stop was asked for; then they are given back.
+    pub grace: Duration,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            places: 64,
+            default_model: "scripted/default".to_owned(),
+            vendors: llm::RouterConfig::default(),
+            planning_timeout: Duration::from_secs(5),
+            step_timeout: Duration::from_secs(600),
+            grace: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Works until `stop`, then lets running steps finish for the grace period and gives back the rest.
+pub async fn run(store: Store, config: WorkerConfig, stop: CancellationToken) -> Result<(), LlmError> {
+    let router = llm::Router::new(config.vendors)?;
+    let abandon = CancellationToken::new();
+    let duties = tokio::spawn(duty::run(store.clone(), stop.clone()));
+    let deadline = tokio::spawn(abandon_after(stop.clone(), config.grace, abandon.clone()));
+    let runner = Arc::new(Runner {
+        store: store.clone(),
+        router,
+        default_model: config.default_model,
+        planning_timeout: config.planning_timeout,
+        step_timeout: config.step_timeout,
+    });
+    let options = ClaimOptions { places: config.places, drain: stop, abandon };
+    pool::run(store, options, move |step| run::step(Arc::clone(&runner), step)).await;
+    deadline.abort();
+    // The duties end with `stop`; what they return is nothing.
+    let _ = duties.await;
+    info!("the worker has stopped; every lease is given back");
+    Ok(())
+}
+
+async fn abandon_after(stop: CancellationToken, grace: Duration, abandon: CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(grace).await;
+    abandon.cancel();
+}

@@ -328,45 +328,66 @@ fn link(
     // Which step named a need last: finds duplicates without a set per step.
     let mut named_by = vec![usize::MAX; nodes.len()];
     for (index, node) in nodes.iter().enumerate() {
-        let (key, count, limit) = (|| shown(node.key), node.needs.len(), limits.needs_per_step);
+        let (count, limit) = (node.needs.len(), limits.needs_per_step);
         if count > limit {
             errors.push(GraphError::TooManyNeeds {
                 index,
-                key: key(),
+                key: shown(node.key),
                 count,
                 limit,
             });
         }
         for (position, (need, _)) in node.needs.iter().enumerate() {
-            let need_shown = || shown(need);
-            match known.get(need) {
-                None => errors.push(GraphError::UnknownNeed {
-                    index,
-                    position,
-                    key: key(),
-                    need: need_shown(),
-                }),
-                Some(&other) if node.key == nodes[other].key => errors.push(GraphError::SelfNeed {
-                    index,
-                    position,
-                    key: key(),
-                }),
-                Some(&other) if named_by[other] == index => {
-                    errors.push(GraphError::DuplicateNeed {
-                        index,
-                        position,
-                        key: key(),
-                        need: need_shown(),
-                    });
-                }
-                Some(&other) => {
-                    named_by[other] = index;
-                    graph.add_edge(NodeIndex::new(other), NodeIndex::new(index), position);
-                }
+            let found = known.get(need).copied();
+            if let Some(fault) = need_fault(nodes, (index, position), found, &named_by) {
+                errors.push(fault);
+            } else if let Some(other) = found {
+                named_by[other] = index;
+                graph.add_edge(NodeIndex::new(other), NodeIndex::new(index), position);
             }
         }
     }
     graph
+}
+
+/// What is wrong with the need at a place (step, position), which was found as a step or not.
+fn need_fault(
+    nodes: &[Node<'_>],
+    place: (usize, usize),
+    found: Option<usize>,
+    named_by: &[usize],
+) -> Option<GraphError> {
+    let (index, position) = place;
+    let (key, need) = (nodes[index].key, nodes[index].needs[position].0);
+    let texts = || (shown(key), shown(need));
+    if key == need {
+        return Some(GraphError::SelfNeed {
+            index,
+            position,
+            key: shown(key),
+        });
+    }
+    match found {
+        None => {
+            let (key, need) = texts();
+            Some(GraphError::UnknownNeed {
+                index,
+                position,
+                key,
+                need,
+            })
+        }
+        Some(other) if named_by[other] == index => {
+            let (key, need) = texts();
+            Some(GraphError::DuplicateNeed {
+                index,
+                position,
+                key,
+                need,
+            })
+        }
+        Some(_) => None,
+    }
 }
 
 /// A step that too many others need makes one enormous finish.

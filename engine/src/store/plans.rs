@@ -3,7 +3,7 @@
 use crate::{
     error::StoreError,
     id::{AgentId, MessageId, PlanId, SessionId, StepId},
-    plan::{Class, NewStep, Plan, PlanMode, Step},
+    plan::{Class, NewStep, Plan, PlanMode, PlanState, Step},
     scope::UserScope,
     step::{StepKind, StepSpec},
     store::Store,
@@ -179,6 +179,16 @@ impl Store {
         .bind(id)
         .fetch_optional(&self.pool)
         .await?)
+    }
+
+    /// Whether a plan has ended, by its key alone; a plan that is not there counts as ended.
+    pub async fn plan_closed(&self, scope: UserScope, id: PlanId) -> Result<bool, StoreError> {
+        let state: Option<PlanState> = sqlx::query_scalar("select state from plans where user_id = $1 and id = $2")
+            .bind(scope.user())
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(state != Some(PlanState::Active))
     }
 
     /// Plans, newest first, older than `before`.

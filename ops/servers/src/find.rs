@@ -218,3 +218,114 @@ fn list(rejected: &[String]) -> String {
         format!(" (found {})", rejected.join("; "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn install(bin: &Path, version: &str) {
+        fs::create_dir_all(bin).unwrap();
+        for program in ["postgres", "initdb"].map(|name| bin.join(name)) {
+            fs::write(
+                &program,
+                format!("#!/bin/sh\necho 'postgres (PostgreSQL) {version}'\n"),
+            )
+            .unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
+    fn nowhere() -> Search {
+        Search {
+            chosen: None,
+            path: Vec::new(),
+            places: Vec::new(),
+            may_install: false,
+        }
+    }
+
+    #[test]
+    fn versions_are_read_as_vendors_write_them() {
+        let read = ["15.14 (Debian 15.14-0+deb12u1)", "18beta1", "14.9", "x"]
+            .map(|version| major(&format!("postgres (PostgreSQL) {version}")));
+        assert_eq!(read, [Some(15), Some(18), Some(14), None]);
+    }
+
+    #[test]
+    fn a_link_on_path_leads_to_its_real_folder_and_wins() {
+        let folder = tempfile::tempdir().unwrap();
+        let [real, path, place] = ["real", "path", "place"].map(|name| folder.path().join(name));
+        install(&real, "15.1");
+        install(&place, "17.1");
+        fs::create_dir(&path).unwrap();
+        symlink(real.join("postgres"), path.join("postgres")).unwrap();
+        let search = Search {
+            path: vec![path],
+            places: vec![place],
+            ..nowhere()
+        };
+        let found = search.postgres(None).unwrap();
+        assert_eq!((found.bin, found.major), (real.canonicalize().unwrap(), 15));
+    }
+
+    #[test]
+    fn versioned_places_come_newest_first() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [
+            "pgsql-9.6",
+            "pgsql-16",
+            "pgsql-15",
+            "pgsql-latest",
+            "other-17",
+        ] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let parent = folder.path().to_str().unwrap();
+        let found = versions(&(parent, "pgsql-", "bin"));
+        let names = ["pgsql-16/bin", "pgsql-15/bin", "pgsql-9.6/bin"];
+        assert_eq!(found, names.map(|name| folder.path().join(name)));
+    }
+
+    #[test]
+    fn data_chooses_its_own_major_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let [new, old] = ["new", "old"].map(|name| folder.path().join(name));
+        install(&new, "17.1");
+        install(&old, "15.1");
+        let search = Search {
+            places: vec![new, old.clone()],
+            ..nowhere()
+        };
+        assert_eq!(search.postgres(Some((folder.path(), 15))).unwrap().bin, old);
+        let error = search
+            .postgres(Some((folder.path(), 16)))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("made by Postgres 16") && error.contains("version 17"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_or_too_old_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        install(folder.path(), "12.4");
+        let search = Search {
+            places: vec![folder.path().to_path_buf()],
+            ..nowhere()
+        };
+        let error = search.postgres(None).unwrap_err().to_string();
+        assert!(error.contains("version 12 is too old"), "{error}");
+        let error = nowhere().redis().unwrap_err().to_string();
+        assert!(
+            error.contains("no usable Redis found and it was not installed"),
+            "{error}"
+        );
+    }
+}

@@ -195,13 +195,13 @@ fn moved_to(given: &Path) -> Option<PathBuf> {
 
 /// Makes a home where the server's user gets to, and leaves the pointer to it.
 fn move_out(given: &Path, account: &Account) -> Result<PathBuf, ServersError> {
-    let unreachable = || account.must_use(given).err();
     let place = SHARED_PLACES
         .iter()
         .map(Path::new)
         .find(|place| usable(place, account));
     let Some(place) = place else {
-        return unreachable().map_or_else(|| Ok(given.to_path_buf()), Err);
+        account.must_use(given)?;
+        return Ok(given.to_path_buf());
     };
     let folder = tempfile::Builder::new()
         .prefix("data-")

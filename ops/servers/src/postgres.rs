@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use self::cluster::Making;
 pub(crate) use self::cluster::{open_log, quote_log};
 use self::wire::{Answer, WireError};
 use crate::ServersError;
@@ -23,7 +24,7 @@ use crate::supervisor::{Launch, Supervised};
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long it may repair its data after a crash, which it does at some 100 MB/s of its log.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(600);
+const RECOVERY_LIMIT: Duration = Duration::from_mins(10);
 
 /// Between two looks at a starting server.
 const POLL: Duration = Duration::from_millis(3);
@@ -104,7 +105,7 @@ impl Postgres {
         let (installation, account) = equip(&home.cluster())?;
         let scratch = place::scratch(&account)?;
         Self::run(
-            &options,
+            options,
             home,
             installation,
             account,
@@ -114,7 +115,8 @@ impl Postgres {
     }
 
     /// Starts a new careless cluster in a temporary folder, which goes when the server goes:
-    /// also when this process is killed, or ends without dropping its statics as tests do.
+    /// also when this process is killed, or ends without dropping its statics as tests do. The
+    /// folder is in `TMPDIR` if that is short and open to the server's user, else in `/tmp`.
     pub fn start_throwaway(
         max_connections: u16,
         settings: Vec<(String, String)>,
@@ -130,7 +132,7 @@ impl Postgres {
             settings,
         };
         Self::run(
-            &options,
+            options,
             home,
             installation,
             account,
@@ -140,7 +142,7 @@ impl Postgres {
     }
 
     fn run(
-        options: &PostgresOptions,
+        options: PostgresOptions,
         mut home: Home,
         installation: Installation,
         account: Account,
@@ -148,13 +150,13 @@ impl Postgres {
         stop: Signal,
     ) -> Result<Self, ServersError> {
         home.admit(&account)?;
-        cluster::ensure(
-            &home,
-            &installation,
-            &account,
-            scratch.path(),
-            options.durable,
-        )?;
+        cluster::ensure(&Making {
+            home: &home,
+            installation: &installation,
+            account: &account,
+            scratch: scratch.path(),
+            durable: options.durable,
+        })?;
         cluster::make_private(&home.cluster())?;
         let settings = arguments(options, scratch.path());
         let mut postgres = Self {
@@ -180,7 +182,7 @@ impl Postgres {
         let mut attempts = 1..=ATTEMPTS;
         loop {
             attempts.next();
-            cluster::end_leftover(&self.home.cluster())?;
+            cluster::end_leftover(&self.home.cluster(), self.scratch.path())?;
             let (log, begin) = open_log(&self.home.log())?;
             let mut server = self.launch(log)?;
             let Err(why) = self.wait_ready(&mut server) else {
@@ -286,7 +288,7 @@ impl Postgres {
         let mut command: Vec<OsString> = vec![self.installation.bin.join("postgres").into()];
         command.extend(["-D".into(), self.home.cluster().into()]);
         command.extend(self.settings.iter().cloned());
-        Supervised::launch(Launch {
+        Supervised::launch(&Launch {
             server: "Postgres",
             account: &self.account,
             log,
@@ -327,7 +329,7 @@ fn equip(cluster: &Path) -> Result<(Installation, Account), ServersError> {
     Ok((installation, account))
 }
 
-fn arguments(options: &PostgresOptions, sockets: &Path) -> Vec<OsString> {
+fn arguments(options: PostgresOptions, sockets: &Path) -> Vec<OsString> {
     let careless = CARELESS.iter().filter(|_| !options.durable);
     let fixed = SETTINGS
         .iter()
@@ -340,7 +342,7 @@ fn arguments(options: &PostgresOptions, sockets: &Path) -> Vec<OsString> {
     ];
     let theirs = options
         .settings
-        .iter()
+        .into_iter()
         .map(|(name, value)| format!("{name}={value}"));
     let all = fixed.chain(ours).chain(theirs);
     all.flat_map(|setting| [OsString::from("-c"), setting.into()])

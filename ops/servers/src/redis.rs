@@ -90,16 +90,12 @@ impl Redis {
 
     /// Kills the server (SIGKILL). Its data is lost, as always with this Redis.
     pub fn kill(&mut self) -> Result<(), ServersError> {
-        let Some(mut server) = self.server.take() else {
-            return Ok(());
-        };
-        if server.end_by(Signal::SIGKILL, Duration::from_secs(5)) {
-            return Ok(());
-        }
-        server.stop()
+        self.server
+            .take()
+            .map_or(Ok(()), |mut server| server.stop())
     }
 
-    /// Starts the server after [`Self::kill`] or [`Self::stop`], empty and on the same port. Does
+    /// Starts the server after [`Self::kill`], empty and on the same port. Does
     /// nothing while it runs.
     pub fn start_again(&mut self) -> Result<(), ServersError> {
         if self
@@ -119,24 +115,18 @@ impl Redis {
         Ok(())
     }
 
-    /// Stops the server in order and waits.
-    pub fn stop(&mut self) -> Result<(), ServersError> {
-        self.server
-            .take()
-            .map_or(Ok(()), |mut server| server.stop())
-    }
-
     fn launch(&self, log: std::fs::File) -> Result<Supervised, ServersError> {
         let port = self.port.to_string();
         let mut command: Vec<OsString> = vec![self.program.clone().into()];
         command.extend(["--port", &port, "--bind", "127.0.0.1"].map(OsString::from));
         command.extend(["--save", "", "--appendonly", "no", "--dir"].map(OsString::from));
         command.push(self.scratch.path().into());
-        Supervised::launch(Launch {
+        Supervised::launch(&Launch {
             server: "Redis",
             account: &self.account,
             log,
-            stop: Signal::SIGTERM,
+            // In order it would take 100 ms, with nothing to save.
+            stop: Signal::SIGKILL,
             scratch: self.scratch.path(),
             command,
         })

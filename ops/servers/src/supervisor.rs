@@ -89,12 +89,13 @@ pub(crate) struct Supervised {
 
 impl Supervised {
     /// Starts the server. That it runs does not yet mean that it answers.
-    pub(crate) fn launch(launch: Launch) -> Result<Self, ServersError> {
+    pub(crate) fn launch(launch: &Launch) -> Result<Self, ServersError> {
         let failed = ServersError::io("run a supervisor with", Path::new("/bin/sh"));
-        let mut shell = spawn_shell(&launch).map_err(failed)?;
+        let mut shell = spawn_shell(launch).map_err(failed)?;
         let (watched, gone) = channel();
         let pid = introduce(&mut shell, watched).ok_or_else(|| {
-            let _ = shell.kill();
+            // Its lifeline is gone with this failure, so it stops what it may have started.
+            let _ = shell.wait();
             ServersError::Start {
                 server: launch.server,
                 why: "its supervisor said nothing".to_owned(),

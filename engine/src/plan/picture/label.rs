@@ -38,9 +38,22 @@ pub(super) fn visible(text: &str) -> String {
 
 /// All that is known of a step in one line: key, state, agent, kind if it says more, note.
 pub(super) fn tooltip(node: &PictureNode) -> String {
-    let kind = if node.kind == node.label { "" } else { &node.kind };
-    let parts = [node.state.as_str(), &node.label, kind, node.note.as_deref().unwrap_or("")];
-    let parts: Vec<_> = parts.into_iter().map(visible).filter(|part| !part.is_empty()).collect();
+    let kind = if node.kind == node.label {
+        ""
+    } else {
+        &node.kind
+    };
+    let parts = [
+        node.state.as_str(),
+        &node.label,
+        kind,
+        node.note.as_deref().unwrap_or(""),
+    ];
+    let parts: Vec<_> = parts
+        .into_iter()
+        .map(visible)
+        .filter(|part| !part.is_empty())
+        .collect();
     format!("{}: {}", visible(&node.key), parts.join(", "))
 }
 
@@ -152,9 +165,18 @@ mod tests {
     #[test]
     fn tricks_become_visible_and_white_space_one_space() {
         assert_eq!(visible("a\r\n\t b"), "a b");
-        assert_eq!(visible("pay \u{202e}gpj.exe\u{1b}[2J\u{0}"), "pay \u{fffd}gpj.exe\u{fffd}[2J\u{fffd}");
-        assert_eq!(visible("z\u{301}\u{301}\u{301}\u{301}\u{301}e\u{200d}\u{fe0f}"), "z\u{301}\u{301}\u{301}e");
-        assert_eq!(visible("\u{ffff}\u{e0041}\u{feff}é 漢字"), "\u{fffd}\u{fffd}é 漢字");
+        assert_eq!(
+            visible("pay \u{202e}gpj.exe\u{1b}[2J\u{0}"),
+            "pay \u{fffd}gpj.exe\u{fffd}[2J\u{fffd}"
+        );
+        assert_eq!(
+            visible("z\u{301}\u{301}\u{301}\u{301}\u{301}e\u{200d}\u{fe0f}"),
+            "z\u{301}\u{301}\u{301}e"
+        );
+        assert_eq!(
+            visible("\u{ffff}\u{e0041}\u{feff}é 漢字"),
+            "\u{fffd}\u{fffd}é 漢字"
+        );
         assert_eq!(visible(&"x".repeat(5_000)).len(), MAX_CHARS);
     }
 

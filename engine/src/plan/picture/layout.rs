@@ -28,8 +28,6 @@ pub(super) struct Layout {
     pub(super) steps: usize,
     /// The row of each slot.
     pub(super) row_of: Vec<usize>,
-    /// The level of each row: rows of a level that was too wide share it.
-    pub(super) level_of: Vec<usize>,
     /// Slots of each row, from left to right.
     pub(super) rows: Vec<Vec<usize>>,
     /// Lines from a slot to one in the next row.
@@ -41,21 +39,36 @@ pub(super) struct Layout {
 impl Layout {
     /// Lays out a picture with at most `per_row` steps (at least 1) beside each other.
     pub(super) fn new(picture: &Picture, per_row: usize) -> Self {
+        Self::with(picture, per_row, |trunk, _| trunk)
+    }
+
+    /// The same without trunks: each line passes rows for itself. Wider, but where lines of one step
+    /// both share and part a text picture may have no other way.
+    pub(super) fn with_own_lines(picture: &Picture, per_row: usize) -> Self {
+        Self::with(picture, per_row, |_, (from, to)| Trunk::Own(from, to))
+    }
+
+    fn with(picture: &Picture, per_row: usize, owner: fn(Trunk, (usize, usize)) -> Trunk) -> Self {
         let (levels, needs) = levels(picture);
-        let (row_of, level_of) = split(&levels, std::cmp::max(per_row, 1));
-        let mut layout = Self::of_rows(row_of, level_of);
-        layout.connect(&needs);
+        let mut layout = Self::of_rows(split(&levels, std::cmp::max(per_row, 1)));
+        layout.connect(&needs, owner);
         layout.untangle();
         layout
     }
 
-    fn of_rows(row_of: Vec<usize>, level_of: Vec<usize>) -> Self {
-        let mut rows = vec![Vec::new(); level_of.len()];
+    fn of_rows(row_of: Vec<usize>) -> Self {
+        let mut rows = vec![Vec::new(); row_of.iter().max().map_or(0, |last| last + 1)];
         for (slot, &row) in row_of.iter().enumerate() {
             rows[row].push(slot);
         }
         let steps = row_of.len();
-        Self { steps, row_of, level_of, rows, links: Vec::new(), shortcuts: Vec::new() }
+        Self {
+            steps,
+            row_of,
+            rows,
+            links: Vec::new(),
+            shortcuts: Vec::new(),
+        }
     }
 
     /// Whether the slot is a step and not a point that a line passes.
@@ -75,7 +88,7 @@ impl Layout {
     }
 
     /// Turns needs (needed, needing) into links, with points where they pass rows.
-    fn connect(&mut self, needs: &[(usize, usize)]) {
+    fn connect(&mut self, needs: &[(usize, usize)], owner: fn(Trunk, (usize, usize)) -> Trunk) {
         let (mut out, mut into) = (vec![0_usize; self.steps], vec![0_usize; self.steps]);
         for &(from, to) in needs {
             out[from] += 1;
@@ -88,10 +101,17 @@ impl Layout {
                 self.shortcuts.push((from, to));
                 continue;
             }
-            let owner = if out[from] >= into[to] { Trunk::From(from) } else { Trunk::Into(to) };
+            let trunk = if out[from] >= into[to] {
+                Trunk::From(from)
+            } else {
+                Trunk::Into(to)
+            };
+            let owner = owner(trunk, (from, to));
             let mut at = from;
             for row in self.row_of[from] + 1..self.row_of[to] {
-                let point = *points.entry((owner, row)).or_insert_with(|| self.add_point(row));
+                let point = *points
+                    .entry((owner, row))
+                    .or_insert_with(|| self.add_point(row));
                 links.insert((at, point));
                 at = point;
             }
@@ -119,8 +139,14 @@ impl Layout {
             let neighbours = if down { &above } else { &below };
             let mut place = self.places();
             for step in 0..self.rows.len() {
-                let row = if down { step } else { self.rows.len() - 1 - step };
-                self.rows[row].sort_by_cached_key(|&slot| average(&neighbours[slot], &place).unwrap_or(place[slot] * FINE));
+                let row = if down {
+                    step
+                } else {
+                    self.rows.len() - 1 - step
+                };
+                self.rows[row].sort_by_cached_key(|&slot| {
+                    average(&neighbours[slot], &place).unwrap_or(place[slot] * FINE)
+                });
                 note_places(&self.rows[row], &mut place);
             }
             let crossings = self.crossings(&below);
@@ -140,25 +166,33 @@ impl Layout {
         place
     }
 
-    /// How many pairs of links cross.
-    fn crossings(&self, below: &[Vec<usize>]) -> usize {
+    /// How many pairs of links cross; `below` as of [`Self::neighbours`].
+    pub(super) fn crossings(&self, below: &[Vec<usize>]) -> usize {
         let place = self.places();
-        self.rows.iter().zip(self.rows.iter().skip(1)).map(|(upper, lower)| {
-            let ends = upper.iter().flat_map(|&slot| {
-                let mut ends: Vec<_> = below[slot].iter().map(|&to| place[to]).collect();
-                ends.sort_unstable();
-                ends
-            });
-            inversions(ends, lower.len())
-        }).sum()
+        self.rows
+            .iter()
+            .zip(self.rows.iter().skip(1))
+            .map(|(upper, lower)| {
+                let ends = upper.iter().flat_map(|&slot| {
+                    let mut ends: Vec<_> = below[slot].iter().map(|&to| place[to]).collect();
+                    ends.sort_unstable();
+                    ends
+                });
+                inversions(ends, lower.len())
+            })
+            .sum()
     }
 }
 
 /// Who owns a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Trunk {
+    /// All lines out of a step.
     From(usize),
+    /// All lines into a step.
     Into(usize),
+    /// One line.
+    Own(usize, usize),
 }
 
 fn note_places(row: &[usize], place: &mut [usize]) {
@@ -197,7 +231,7 @@ fn inversions(ends: impl Iterator<Item = usize>, len: usize) -> usize {
 /// The level of each step (the longest chain of needs before it), and the needs as pairs of indices
 /// without doubles. Where steps wait for each other the first of them goes ahead and the needs that
 /// point back are left out.
-fn levels(picture: &Picture) -> (Vec<usize>, Vec<(usize, usize)>) {
+pub(super) fn levels(picture: &Picture) -> (Vec<usize>, Vec<(usize, usize)>) {
     let all = edges(picture);
     let count = picture.nodes.len();
     let mut dependents = vec![Vec::new(); count];
@@ -212,13 +246,18 @@ fn levels(picture: &Picture) -> (Vec<usize>, Vec<(usize, usize)>) {
     let mut forced = 0..count;
     let mut done = 0;
     while done < count {
-        let Some(step) = queue.pop().or_else(|| forced.next()) else { break };
+        let Some(step) = queue.pop().or_else(|| forced.next()) else {
+            break;
+        };
         if rank[step] != usize::MAX {
             continue;
         }
         rank[step] = done;
         done += 1;
-        for &next in dependents[step].iter().filter(|&&next| rank[next] == usize::MAX) {
+        for &next in dependents[step]
+            .iter()
+            .filter(|&&next| rank[next] == usize::MAX)
+        {
             level[next] = std::cmp::max(level[next], level[step] + 1);
             open[next] -= 1;
             if open[next] == 0 {
@@ -226,7 +265,10 @@ fn levels(picture: &Picture) -> (Vec<usize>, Vec<(usize, usize)>) {
             }
         }
     }
-    let kept = all.into_iter().filter(|&(from, to)| rank[from] < rank[to]).collect();
+    let kept = all
+        .into_iter()
+        .filter(|&(from, to)| rank[from] < rank[to])
+        .collect();
     (level, kept)
 }
 
@@ -242,9 +284,9 @@ pub(super) fn edges(picture: &Picture) -> BTreeSet<(usize, usize)> {
     pairs.filter(|(from, to)| from != to).collect()
 }
 
-/// The row of each step and the level of each row: a level of more than `per_row` steps becomes
-/// several rows of about equal length.
-fn split(levels: &[usize], per_row: usize) -> (Vec<usize>, Vec<usize>) {
+/// The row of each step: a level of more than `per_row` steps becomes several rows of about equal
+/// length.
+fn split(levels: &[usize], per_row: usize) -> Vec<usize> {
     let mut steps_of: Vec<Vec<usize>> = Vec::new();
     for (step, &level) in levels.iter().enumerate() {
         if steps_of.len() <= level {
@@ -253,18 +295,18 @@ fn split(levels: &[usize], per_row: usize) -> (Vec<usize>, Vec<usize>) {
         steps_of[level].push(step);
     }
     let mut row_of = vec![0; levels.len()];
-    let mut level_of = Vec::new();
-    for (level, steps) in steps_of.iter().enumerate() {
+    let mut row = 0;
+    for steps in &steps_of {
         let parts = std::cmp::max(steps.len().div_ceil(per_row), 1);
         let len = std::cmp::max(steps.len().div_ceil(parts), 1);
         for part in steps.chunks(len) {
             for &step in part {
-                row_of[step] = level_of.len();
+                row_of[step] = row;
             }
-            level_of.push(level);
+            row += 1;
         }
     }
-    (row_of, level_of)
+    row_of
 }
 
 #[cfg(test)]
@@ -277,7 +319,12 @@ mod tests {
         let layout = Layout::new(&picture("a:; b: a; c: b a; d: c a"), 9);
         assert_eq!(layout.row_of[..4], [0, 1, 2, 3]);
         assert_eq!(layout.row_of.len(), 6, "one trunk out of a");
-        assert!(layout.links.iter().all(|&(from, to)| layout.row_of[from] + 1 == layout.row_of[to]));
+        assert!(
+            layout
+                .links
+                .iter()
+                .all(|&(from, to)| layout.row_of[from] + 1 == layout.row_of[to])
+        );
     }
 
     #[test]
@@ -288,9 +335,8 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_level_is_split_evenly_and_keeps_its_level() {
+    fn a_wide_level_is_split_evenly() {
         let layout = Layout::new(&picture("a:; b:; c:; d:; e:; f: a e"), 3);
-        assert_eq!(layout.level_of, [0, 0, 1]);
         assert_eq!(layout.row_of[..6], [0, 0, 0, 1, 1, 2]);
     }
 

@@ -22,7 +22,12 @@ pub(super) fn draw(picture: &Picture) -> String {
     }
     out.push_str("flowchart TD\n");
     for (index, node) in picture.nodes.iter().enumerate() {
-        let _ = writeln!(out, "  n{index}[\"{}\"]:::{}", lines(node), node.state.as_str());
+        let _ = writeln!(
+            out,
+            "  n{index}[\"{}\"]:::{}",
+            lines(node),
+            node.state.as_str()
+        );
     }
     for (from, to) in layout::edges(picture) {
         let _ = writeln!(out, "  n{from} --> n{to}");
@@ -35,9 +40,18 @@ pub(super) fn draw(picture: &Picture) -> String {
 
 /// Symbol and key, agent, note: each in a line of its own.
 fn lines(node: &PictureNode) -> String {
-    let part = |text: &str| entities(&label::clip(&label::visible(text), MAX_COLUMNS, label::columns));
+    let part = |text: &str| {
+        entities(&label::clip(
+            &label::visible(text),
+            MAX_COLUMNS,
+            label::columns,
+        ))
+    };
     let key = format!("{} {}", symbol(node.state), part(&node.key));
-    let rest = [part(&node.label), node.note.as_deref().map(part).unwrap_or_default()];
+    let rest = [
+        part(&node.label),
+        node.note.as_deref().map(part).unwrap_or_default(),
+    ];
     let rest = rest.iter().filter(|text| !text.is_empty());
     rest.fold(key, |lines, text| lines + "<br/>" + text)
 }
@@ -60,10 +74,16 @@ fn entities(text: &str) -> String {
 fn yaml(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
-        if is_plain(char) || matches!(char, ' ' | '.' | ',') {
-            out.push(char);
-        } else {
-            let _ = write!(out, "\\U{:08x}", u32::from(char));
+        match char {
+            // The title goes through a sanitizer of HTML, and what looks like a tag would be lost.
+            '<' => out.push('‹'),
+            '>' => out.push('›'),
+            '&' => out.push('＆'),
+            ' ' | '.' | ',' => out.push(char),
+            _ if is_plain(char) => out.push(char),
+            _ => {
+                let _ = write!(out, "\\U{:08x}", u32::from(char));
+            }
         }
     }
     out
@@ -117,13 +137,28 @@ flowchart TD
     fn no_word_leaves_its_label() {
         let drawn = hostile().to_mermaid();
         for line in drawn.lines().filter(|line| line.contains('[')) {
-            let inner = line.split_once("[\"").zip(line.rsplit_once("\"]:::running"));
-            let inside = inner.map(|((_, rest), _)| rest.trim_end_matches("\"]:::running").replace("<br/>", ""));
+            let inner = line
+                .split_once("[\"")
+                .zip(line.rsplit_once("\"]:::running"));
+            let inside = inner
+                .map(|((_, rest), _)| rest.trim_end_matches("\"]:::running").replace("<br/>", ""));
             let inside = inside.unwrap_or_else(|| line.to_owned());
-            assert!(!inside.contains(['"', '[', ']', '`', '<', '>', '(', '{', '%', '&', '\\', '\u{1b}', '\u{202e}']), "{line}");
+            assert!(
+                !inside.contains([
+                    '"', '[', ']', '`', '<', '>', '(', '{', '%', '&', '\\', '\u{1b}', '\u{202e}'
+                ]),
+                "{line}"
+            );
         }
-        assert_eq!(drawn.lines().count(), 3 + 1 + 14 + 13 + 1, "no word begins a line");
-        assert_eq!(drawn.lines().nth(1).map(|title| title.matches('"').count()), Some(2));
+        assert_eq!(
+            drawn.lines().count(),
+            3 + 1 + 14 + 13 + 1,
+            "no word begins a line"
+        );
+        assert_eq!(
+            drawn.lines().nth(1).map(|title| title.matches('"').count()),
+            Some(2)
+        );
         assert!(!drawn.contains("%%") && !drawn.contains("ﬂ°"));
     }
 }

@@ -91,7 +91,9 @@ impl Picture {
     /// The states that occur, with their numbers, in the order of [`StateName::ALL`].
     fn census(&self) -> impl Iterator<Item = (StateName, usize)> {
         let count = |state| self.nodes.iter().filter(|node| node.state == state).count();
-        let counted = StateName::ALL.into_iter().map(move |state| (state, count(state)));
+        let counted = StateName::ALL
+            .into_iter()
+            .map(move |state| (state, count(state)));
         counted.filter(|(_, count)| *count > 0)
     }
 }
@@ -103,16 +105,23 @@ mod tests {
 
     /// A picture of `key: needs` clauses; states go round, the first step has a note.
     pub(super) fn picture(text: &str) -> Picture {
-        let clauses = text.split(';').map(|clause| clause.split_once(':').unwrap());
-        let nodes = clauses.enumerate().map(|(index, (key, needs))| PictureNode {
-            key: key.trim().to_owned(),
-            label: "agent".to_owned(),
-            kind: "agent".to_owned(),
-            state: StateName::ALL[(index + 4) % 8],
-            needs: needs.split_whitespace().map(str::to_owned).collect(),
-            note: (index == 0).then(|| "1.2 s".to_owned()),
-        });
-        Picture { title: "A plan".to_owned(), nodes: nodes.collect() }
+        let clauses = text
+            .split(';')
+            .map(|clause| clause.split_once(':').unwrap());
+        let nodes = clauses
+            .enumerate()
+            .map(|(index, (key, needs))| PictureNode {
+                key: key.trim().to_owned(),
+                label: "agent".to_owned(),
+                kind: "agent".to_owned(),
+                state: StateName::ALL[(index + 4) % 8],
+                needs: needs.split_whitespace().map(str::to_owned).collect(),
+                note: (index == 0).then(|| "1.2 s".to_owned()),
+            });
+        Picture {
+            title: "A plan".to_owned(),
+            nodes: nodes.collect(),
+        }
     }
 
     /// Words that try to leave the place they are given.
@@ -143,16 +152,27 @@ mod tests {
             needs: vec![HOSTILE[0].to_owned()],
             note: Some(word.to_owned()),
         };
-        Picture { title: HOSTILE.join(" "), nodes: HOSTILE.map(node).to_vec() }
+        Picture {
+            title: HOSTILE.join(" "),
+            nodes: HOSTILE.map(node).to_vec(),
+        }
     }
 
     /// Many steps, each with a few needs near and one far away.
     pub(super) fn large(count: usize) -> Picture {
         let needs = |step: usize| {
-            let needs = [step.checked_sub(1), step.checked_sub(7), step.checked_sub(step / 2 + 1)];
-            needs.map(|need| need.map_or_else(String::new, |need| format!("s{need}"))).join(" ")
+            let needs = [
+                step.checked_sub(1),
+                step.checked_sub(7),
+                step.checked_sub(step / 2 + 1),
+            ];
+            needs
+                .map(|need| need.map_or_else(String::new, |need| format!("s{need}")))
+                .join(" ")
         };
-        let clauses: Vec<_> = (0..count).map(|step| format!("s{step}: {}", needs(step * usize::from(step % 5 > 0)))).collect();
+        let clauses: Vec<_> = (0..count)
+            .map(|step| format!("s{step}: {}", needs(step * usize::from(step % 5 > 0))))
+            .collect();
         picture(&clauses.join(";"))
     }
 
@@ -160,30 +180,63 @@ mod tests {
     fn two_thousand_steps_and_none_are_drawn_in_every_format() {
         for picture in [Picture::default(), large(2_000), hostile()] {
             let text = picture.to_text(80, Colour::Always);
-            let drawn = [text, picture.to_svg(), picture.to_dot(), picture.to_mermaid()];
+            let drawn = [
+                text,
+                picture.to_svg(),
+                picture.to_dot(),
+                picture.to_mermaid(),
+            ];
             assert!(drawn.iter().all(|drawn| drawn.ends_with('\n')));
         }
     }
 
     #[test]
-    fn samples() {
-        let six = {
-            let mut p = picture("plan:; search-web: plan; search-docs: plan; compare: search-web search-docs; prices: plan; report: compare prices");
-            p.title = "Compare three vector databases & recommend one <for us>".to_owned();
-            for (n, l) in p.nodes.iter_mut().zip(["orchestrator", "researcher", "researcher", "analyst", "buyer", "writer"]) { n.label = l.to_owned(); }
-            p
+    fn places_stay_when_states_and_notes_change() {
+        let before = picture("a:; b: a; c: a; d: b c; e: a d");
+        let mut after = before.clone();
+        for node in &mut after.nodes {
+            (node.state, node.note) = (StateName::Succeeded, Some("attempt 2".to_owned()));
+        }
+        let frame = |picture: &Picture| {
+            let text = picture.to_text(80, Colour::Never);
+            let lines = text.lines().filter(|line| line.contains(['╭', '╰', '│']));
+            lines
+                .map(|line| {
+                    line.replace(|char| !"╭╮╰╯│─┬┴▼├┤┼".contains(char), " ")
+                        .trim_end()
+                        .to_owned()
+                })
+                .collect::<Vec<_>>()
         };
-        let fan = {
-            let mids: Vec<_> = (0..198).map(|i| format!("m{i}: r")).collect();
-            let all: Vec<_> = (0..198).map(|i| format!("m{i}")).collect();
-            picture(&format!("r:;{};join: {}", mids.join(";"), all.join(" ")))
+        assert_eq!(frame(&before), frame(&after));
+        let boxes = |picture: &Picture| -> Vec<String> {
+            let svg = picture.to_svg();
+            svg.split("<rect ")
+                .map(|rect| rect.split('>').next().unwrap().to_owned())
+                .skip(1)
+                .collect()
         };
-        let eight = picture("a:; b: a; c: a; d: b c; e: b; f: d e; g: c; h: f g");
-        for (name, p) in [("six", six), ("fan", fan), ("eight", eight), ("large", large(200)), ("hostile", hostile()), ("empty", Picture::default()), ("huge", large(2000))] {
-            std::fs::write(format!("/tmp/pic/{name}.svg"), p.to_svg()).unwrap();
-            std::fs::write(format!("/tmp/pic/{name}.dot"), p.to_dot()).unwrap();
-            std::fs::write(format!("/tmp/pic/{name}.mmd"), p.to_mermaid()).unwrap();
-            std::fs::write(format!("/tmp/pic/{name}.txt"), p.to_text(80, Colour::Never)).unwrap();
+        assert_eq!(
+            boxes(&before)[1..],
+            boxes(&after)[1..],
+            "all but the page, for its legend has fewer lines"
+        );
+    }
+
+    #[test]
+    fn every_state_appears_in_every_format() {
+        let picture = picture("a:; b: a; c: a; d: a; e: b; f: b; g: e; h: g");
+        for state in StateName::ALL {
+            let word = state.as_str();
+            assert!(picture.to_mermaid().contains(&format!(":::{word}\n")));
+            assert!(picture.to_dot().contains(&format!(": {word}, agent")));
+            assert!(picture.to_svg().contains(&format!("href=\"#cp-{word}\"")));
+            assert!(picture.to_text(80, Colour::Never).contains(symbol(state)));
+            let coloured = picture.to_text(120, Colour::Always);
+            assert!(
+                coloured.contains(&format!("{} 1 {word}", symbol(state))),
+                "{coloured}"
+            );
         }
     }
 }

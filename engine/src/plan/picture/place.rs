@@ -31,42 +31,80 @@ pub(super) struct Room<'a> {
 /// The middle unit of each slot, counted from the left edge of the leftmost; `None` if a row is
 /// wider than the limit.
 pub(super) fn place(layout: &Layout, room: Room<'_>) -> Option<Vec<usize>> {
-    let (above, below) = layout.neighbours();
-    let both: Vec<Vec<usize>> = above.iter().zip(&below).map(|(above, below)| [&above[..], below].concat()).collect();
-    let rows: Vec<Row<'_>> = layout.rows.iter().map(|slots| Row::new(layout, slots, room)).collect();
+    let rows: Vec<Row<'_>> = layout
+        .rows
+        .iter()
+        .map(|slots| Row::new(layout, slots, room))
+        .collect();
     let widest = rows.iter().map(Row::total).max()?;
-    let free = (isize::MIN / 4, isize::MAX / 4);
-    let bounds = room.limit.map_or(free, |limit| (0, limit.cast_signed() * FINE));
-    if widest > bounds.1 {
+    let limit = room
+        .limit
+        .map_or(isize::MAX, |limit| limit.cast_signed() * FINE);
+    if widest > limit {
         return None;
     }
+    // A little more than the widest row needs: without a bound rows that hang on a line at their
+    // side would walk off.
+    let width = std::cmp::min(limit, widest / 4 * 5);
     let mut middles = vec![0; layout.row_of.len()];
-    rows.iter().for_each(|row| row.centre(widest, &mut middles));
-    let sweep = |neighbours: &[Vec<usize>], down: bool, middles: &mut Vec<isize>| {
-        let settle = |row: &Row<'_>| row.settle(layout, neighbours, bounds, middles);
-        if down { rows.iter().for_each(settle) } else { rows.iter().rev().for_each(settle) }
+    for row in &rows {
+        row.centre(width, &mut middles);
+    }
+    let middles = settle_all(layout, &rows, width, middles)?;
+    let left = rows.iter().filter_map(|row| row.left(&middles)).min()?;
+    let in_units = |middle: &isize| ((middle - left + FINE / 2) / FINE).cast_unsigned();
+    Some(middles.iter().map(in_units).collect())
+}
+
+/// Sweeps until all stand well.
+fn settle_all(
+    layout: &Layout,
+    rows: &[Row<'_>],
+    width: isize,
+    mut middles: Vec<isize>,
+) -> Option<Vec<isize>> {
+    let (above, below) = layout.neighbours();
+    let both = above
+        .iter()
+        .zip(&below)
+        .map(|(above, below)| [&above[..], below].concat());
+    let both: Vec<Vec<usize>> = both.collect();
+    let down = |neighbours: &[Vec<usize>], middles: &mut Vec<isize>| {
+        for row in rows {
+            row.settle(layout, neighbours, width, middles);
+        }
+    };
+    let up = |neighbours: &[Vec<usize>], middles: &mut Vec<isize>| {
+        for row in rows.iter().rev() {
+            row.settle(layout, neighbours, width, middles);
+        }
     };
     for _ in 0..SWEEPS {
-        sweep(&above, true, &mut middles);
-        sweep(&below, false, &mut middles);
+        down(&above, &mut middles);
+        up(&below, &mut middles);
     }
-    for down in [true, false].repeat(SWEEPS / 2) {
-        sweep(&both, down, &mut middles);
+    for _ in 0..SWEEPS / 2 {
+        down(&both, &mut middles);
+        up(&both, &mut middles);
     }
     // Now all stand between their neighbours. What is above, or below, may count more in the end:
     // which of the three looks best depends on the plan.
     let (mut hanging, mut standing) = (middles.clone(), middles.clone());
-    sweep(&above, true, &mut hanging);
-    sweep(&below, false, &mut standing);
-    let middles = [middles, hanging, standing].into_iter().min_by_key(|middles| ugliness(layout, middles))?;
-    let left = rows.iter().filter_map(|row| row.left(&middles)).min()?;
-    Some(middles.iter().map(|middle| ((middle - left + FINE / 2) / FINE).cast_unsigned()).collect())
+    down(&above, &mut hanging);
+    up(&below, &mut standing);
+    [middles, hanging, standing]
+        .into_iter()
+        .min_by_key(|middles| ugliness(layout, middles))
 }
 
 /// Lines that are not straight, then how far all of them run aside.
 fn ugliness(layout: &Layout, middles: &[isize]) -> (usize, isize) {
     let aside = |&(from, to): &(usize, usize)| (middles[from] - middles[to]).abs();
-    let bent = layout.links.iter().filter(|link| aside(link) > FINE).count();
+    let bent = layout
+        .links
+        .iter()
+        .filter(|link| aside(link) > FINE)
+        .count();
     (bent, layout.links.iter().map(aside).sum())
 }
 
@@ -89,23 +127,37 @@ impl<'a> Row<'a> {
                 Some(before) => {
                     // Two passing lines may run closer than boxes stand.
                     let lines = !layout.is_step(slot) && !layout.is_step(slots[before]);
-                    let gap = if lines { room.gap.div_ceil(2) } else { room.gap };
-                    packed[before] + half(slots[before]) + half(slot) + (gap.cast_signed() + 1) * FINE
+                    let gap = if lines {
+                        room.gap.div_ceil(2)
+                    } else {
+                        room.gap
+                    };
+                    packed[before]
+                        + half(slots[before])
+                        + half(slot)
+                        + (gap.cast_signed() + 1) * FINE
                 }
             };
             packed.push(middle);
         }
         let end = |slot: Option<&usize>| slot.map_or(0, |&slot| half(slot));
-        Self { slots, packed, first_half: end(slots.first()), last_half: end(slots.last()) }
+        Self {
+            slots,
+            packed,
+            first_half: end(slots.first()),
+            last_half: end(slots.last()),
+        }
     }
 
     /// The width of the row when packed.
     fn total(&self) -> isize {
-        self.packed.last().map_or(0, |last| last + self.last_half + FINE)
+        self.packed
+            .last()
+            .map_or(0, |last| last + self.last_half + FINE)
     }
 
-    fn centre(&self, widest: isize, middles: &mut [isize]) {
-        let shift = (widest - self.total()) / 2;
+    fn centre(&self, width: isize, middles: &mut [isize]) {
+        let shift = (width - self.total()) / 2;
         for (&slot, packed) in self.slots.iter().zip(&self.packed) {
             middles[slot] = packed + shift;
         }
@@ -116,21 +168,37 @@ impl<'a> Row<'a> {
     }
 
     /// Moves the row's slots to the best places for the wishes of `neighbours`.
-    fn settle(&self, layout: &Layout, neighbours: &[Vec<usize>], bounds: (isize, isize), middles: &mut [isize]) {
+    fn settle(
+        &self,
+        layout: &Layout,
+        neighbours: &[Vec<usize>],
+        width: isize,
+        middles: &mut [isize],
+    ) {
         let mut blocks: Vec<Block> = Vec::with_capacity(self.slots.len());
         for (&slot, packed) in self.slots.iter().zip(&self.packed) {
             let weight = if layout.is_step(slot) { 1 } else { LINE_WEIGHT };
             let wish = wish(layout, &neighbours[slot], middles).unwrap_or(middles[slot]) - packed;
-            let mut block = Block { sum: wish * weight, weight, len: 1 };
+            let mut block = Block {
+                sum: wish * weight,
+                weight,
+                len: 1,
+            };
             while let Some(last) = blocks.pop_if(|last| last.at() >= block.at()) {
-                block = Block { sum: last.sum + block.sum, weight: last.weight + block.weight, len: last.len + block.len };
+                block = Block {
+                    sum: last.sum + block.sum,
+                    weight: last.weight + block.weight,
+                    len: last.len + block.len,
+                };
             }
             blocks.push(block);
         }
-        let (least, most) = (bounds.0, bounds.1 - self.total());
-        let ats = blocks.iter().flat_map(|block| std::iter::repeat_n(block.at(), block.len));
+        let most = width - self.total();
+        let ats = blocks
+            .iter()
+            .flat_map(|block| std::iter::repeat_n(block.at(), block.len));
         for ((&slot, packed), at) in self.slots.iter().zip(&self.packed).zip(ats) {
-            middles[slot] = packed + at.clamp(least, most);
+            middles[slot] = packed + at.clamp(0, most);
         }
     }
 }
@@ -151,6 +219,9 @@ impl Block {
 /// The average middle of the neighbours; passing lines pull more.
 fn wish(layout: &Layout, neighbours: &[usize], middles: &[isize]) -> Option<isize> {
     let weight = |slot: usize| if layout.is_step(slot) { 1 } else { 2 };
-    let sum: isize = neighbours.iter().map(|&slot| middles[slot] * weight(slot)).sum();
+    let sum: isize = neighbours
+        .iter()
+        .map(|&slot| middles[slot] * weight(slot))
+        .sum();
     sum.checked_div(neighbours.iter().map(|&slot| weight(slot)).sum())
 }

@@ -21,7 +21,7 @@ use crate::place::Home;
 use crate::supervisor::{Launch, Supervised};
 
 /// `initdb` takes half a second here; a loaded machine with a slow disk may take far longer.
-const INITDB_LIMIT: Duration = Duration::from_secs(120);
+const INITDB_LIMIT: Duration = Duration::from_mins(2);
 
 /// A log that grew beyond this is begun anew, in bytes.
 const LOG_LIMIT: u64 = 16 << 20;
@@ -38,30 +38,32 @@ pub(super) fn major(cluster: &Path) -> Option<u32> {
         .ok()
 }
 
+/// What a cluster is made with.
+pub(super) struct Making<'a> {
+    pub(super) home: &'a Home,
+    pub(super) installation: &'a Installation,
+    pub(super) account: &'a Account,
+    pub(super) scratch: &'a Path,
+    /// Whether to wait until it is on the disk.
+    pub(super) durable: bool,
+}
+
 /// Makes the cluster if it is missing. A kill at any moment leaves either a whole cluster or a
 /// folder `initdb-*` that the next call removes.
-pub(super) fn ensure(
-    home: &Home,
-    installation: &Installation,
-    account: &Account,
-    scratch: &Path,
-    durable: bool,
-) -> Result<(), ServersError> {
+pub(super) fn ensure(making: &Making) -> Result<(), ServersError> {
+    let home = making.home;
     remove_half_finished(home.folder());
     if home.cluster().exists() {
         return Ok(());
     }
     // A name never used before: an `initdb` of a killed owner may still be writing for a moment.
-    let unfinished = home
-        .folder()
-        .join(format!("initdb-{:016x}", fastrand::u64(..)));
+    let name = format!("initdb-{:016x}", fastrand::u64(..));
+    let unfinished = home.folder().join(name);
     let failed = |doing| ServersError::io(doing, &unfinished);
-    DirBuilder::new()
-        .mode(0o700)
-        .create(&unfinished)
-        .map_err(failed("create"))?;
-    account.give(&unfinished)?;
-    run_initdb(home, &unfinished, installation, account, scratch, durable)?;
+    let created = DirBuilder::new().mode(0o700).create(&unfinished);
+    created.map_err(failed("create"))?;
+    making.account.give(&unfinished)?;
+    run_initdb(making, &unfinished)?;
     fs::rename(&unfinished, home.cluster()).map_err(failed("rename"))?;
     let synced = File::open(home.folder()).and_then(|folder| folder.sync_all());
     synced.map_err(ServersError::io("sync", home.folder()))
@@ -78,58 +80,47 @@ fn remove_half_finished(home: &Path) {
     }
 }
 
-fn run_initdb(
-    home: &Home,
-    folder: &Path,
-    installation: &Installation,
-    account: &Account,
-    scratch: &Path,
-    durable: bool,
-) -> Result<(), ServersError> {
-    let (log, quoted_from) = open_log(&home.log())?;
-    let mut command: Vec<OsString> = vec![
-        installation.bin.join("initdb").into(),
-        "-D".into(),
-        folder.into(),
-    ];
-    command.extend(["-U", wire::USER, "-E", "UTF8", "--locale=C"].map(OsString::from));
-    command.extend(
-        [
-            "--auth-local=trust",
-            "--auth-host=reject",
-            "--no-instructions",
-        ]
-        .map(OsString::from),
-    );
-    command.extend((!durable).then(|| "--no-sync".into()));
+fn run_initdb(making: &Making, folder: &Path) -> Result<(), ServersError> {
     let server = "initdb";
-    let mut initdb = Supervised::launch(Launch {
+    let path = making.home.log();
+    let (log, quoted_from) = open_log(&path)?;
+    let mut initdb = Supervised::launch(&Launch {
         server,
-        account,
+        account: making.account,
         log,
         stop: Signal::SIGINT,
-        scratch,
-        command,
+        scratch: making.scratch,
+        command: initdb_command(making, folder),
     })?;
-    let failed = |why| {
-        Err(ServersError::Start {
-            server,
-            why,
-            log: quote_log(&home.log(), quoted_from),
-        })
-    };
-    if !initdb.wait_gone(INITDB_LIMIT) {
-        return failed(format!(
-            "it was not done after {} s",
-            INITDB_LIMIT.as_secs()
-        ));
-    }
-    match initdb.status() {
-        Some(status) if status.success() => Ok(()),
-        status => {
-            failed(status.map_or_else(|| "it vanished".to_owned(), |status| status.to_string()))
+    let why = if initdb.wait_gone(INITDB_LIMIT) {
+        match initdb.status() {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => format!("it ended with {status}"),
+            None => "it vanished".to_owned(),
         }
-    }
+    } else {
+        format!("it was not done after {} s", INITDB_LIMIT.as_secs())
+    };
+    let log = quote_log(&path, quoted_from);
+    Err(ServersError::Start { server, why, log })
+}
+
+fn initdb_command(making: &Making, folder: &Path) -> Vec<OsString> {
+    let program = making.installation.bin.join("initdb");
+    let mut command: Vec<OsString> = vec![program.into(), "-D".into(), folder.into()];
+    let fixed = [
+        "-U",
+        wire::USER,
+        "-E",
+        "UTF8",
+        "--locale=C",
+        "--auth-local=trust",
+        "--auth-host=reject",
+        "--no-instructions",
+    ];
+    command.extend(fixed.map(OsString::from));
+    command.extend((!making.durable).then(|| "--no-sync".into()));
+    command
 }
 
 /// Opens a log for appending, and says where this start's part of it begins.
@@ -176,26 +167,33 @@ pub(crate) fn read_log(path: &Path, from: u64) -> String {
 }
 
 /// Ends the Postgres that a dead owner may have left on this cluster (its supervisor may still be
-/// stopping it, or may have been killed too), and removes a pid file that would stop the next.
+/// stopping it, or may have been killed too), and removes what would stop the next: a pid file
+/// that names a stranger, and sockets other than `ours`.
 ///
 /// Its caller holds the home's lock, so no other owner is alive.
-pub(super) fn end_leftover(cluster: &Path) -> Result<(), ServersError> {
+pub(super) fn end_leftover(cluster: &Path, ours: &Path) -> Result<(), ServersError> {
     let Some((pid, sockets)) = recorded(cluster) else {
         return Ok(());
     };
     end(pid, cluster)?;
-    remove_sockets(&sockets);
+    if kill(pid, None) != Err(Errno::ESRCH) {
+        forget_stranger(cluster)?;
+    }
+    if let Some(sockets) = sockets.filter(|sockets| sockets != ours) {
+        remove_sockets(&sockets);
+    }
     Ok(())
 }
 
 fn end(pid: Pid, cluster: &Path) -> Result<(), ServersError> {
-    for (signal, patience) in [
+    let ladder = [
         (Signal::SIGINT, 30),
         (Signal::SIGQUIT, 5),
         (Signal::SIGKILL, 5),
-    ] {
+    ];
+    for (signal, patience) in ladder {
         if !serves(pid, cluster) {
-            return forget_stranger(pid, cluster);
+            return Ok(());
         }
         tracing::info!(pid = pid.as_raw(), %signal, "ending the Postgres of an owner that died");
         let _ = kill(pid, signal);
@@ -205,39 +203,43 @@ fn end(pid: Pid, cluster: &Path) -> Result<(), ServersError> {
         }
     }
     if serves(pid, cluster) {
+        let pid = pid.as_raw().cast_unsigned();
         return Err(ServersError::Stop {
             server: "Postgres",
-            pid: pid.as_raw().cast_unsigned(),
+            pid,
         });
     }
     Ok(())
 }
 
-/// What `postmaster.pid` says: the process on its first line, the folder of its socket on its fifth.
-fn recorded(cluster: &Path) -> Option<(Pid, PathBuf)> {
+/// What `postmaster.pid` says: the process on its first line, the folder of its socket on its
+/// fifth. The second tells whether it is ours at all: it is not in a copy of a running cluster.
+fn recorded(cluster: &Path) -> Option<(Pid, Option<PathBuf>)> {
     let file = fs::read_to_string(cluster.join("postmaster.pid")).ok()?;
     let mut lines = file.lines();
     let pid = lines.next()?.trim().parse::<i32>().ok()?;
-    let sockets = lines.nth(3).unwrap_or_default();
-    (pid > 1).then(|| (Pid::from_raw(pid), PathBuf::from(sockets)))
+    let is_original = lines.next().is_some_and(|data| Path::new(data) == cluster);
+    let sockets = lines.nth(2).filter(|_| is_original).map(PathBuf::from);
+    (pid > 1).then(|| (Pid::from_raw(pid), sockets))
 }
 
-/// The supervisor does this, unless it was killed as well. Removes nothing but our socket and an
-/// empty folder, since the name comes from a file that is not ours.
+/// The supervisor does this, unless it was killed as well. Removes nothing but a socket and an
+/// empty folder of ours, since the name comes from a file that the server's user can write.
 fn remove_sockets(folder: &Path) {
+    let name = folder.file_name().unwrap_or_default();
+    if !name.as_bytes().starts_with(b"codelab-") {
+        return;
+    }
     for name in [".s.PGSQL.5432", ".s.PGSQL.5432.lock"] {
         let _ = fs::remove_file(folder.join(name));
     }
     let _ = fs::remove_dir(folder);
 }
 
-/// Pids are used again, in containers within seconds. Postgres takes any live process of that
-/// number for its own predecessor and refuses to start. We know better, so its file goes. (When
+/// Pids are used again, in containers within seconds, and zombies keep theirs. Postgres takes a
+/// process of that number for its predecessor and refuses to start; we know better. (When
 /// the number is free the file stays: Postgres then checks what its line on shared memory says.)
-fn forget_stranger(pid: Pid, cluster: &Path) -> Result<(), ServersError> {
-    if kill(pid, None) == Err(Errno::ESRCH) {
-        return Ok(());
-    }
+fn forget_stranger(cluster: &Path) -> Result<(), ServersError> {
     let file = cluster.join("postmaster.pid");
     match fs::remove_file(&file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

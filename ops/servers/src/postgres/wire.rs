@@ -21,7 +21,7 @@ const PROTOCOL: i32 = 196_608;
 const LONGEST_MESSAGE: usize = 1 << 20;
 
 /// How long a server may think before it answers. Copying a large template takes seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What a server says to a first connection.
 pub(crate) enum Answer {

@@ -1,6 +1,6 @@
 //! Another process that owns a server: this test program, started once more for one "test".
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -23,12 +23,11 @@ impl Owner {
     /// Starts an owner of a `postgres` on a folder, a `throwaway` or a `redis`, and waits for it.
     pub(crate) fn of(role: &str, folder: &Path, environment: &[(&str, &str)]) -> Self {
         let mut process = spawn(role, folder, environment);
-        let lines = BufReader::new(process.stdout.take().unwrap())
+        let mut lines = BufReader::new(process.stdout.take().unwrap())
             .lines()
             .map_while(Result::ok);
         let said = lines
-            .filter_map(|line| Some(line.split_once("OWNER ")?.1.to_owned()))
-            .next()
+            .find_map(|line| Some(line.split_once("OWNER ")?.1.to_owned()))
             .unwrap();
         let (pid, said) = said.split_once(' ').unwrap();
         Self {
@@ -72,22 +71,23 @@ fn body() {
     };
     let (role, folder) = role.split_once(' ').unwrap();
     match role {
-        "postgres" => own(Postgres::start(careless(Path::new(folder))), |it| {
+        "postgres" => own(&Postgres::start(careless(Path::new(folder))), |it| {
             (it.pid(), it.url("postgres"))
         }),
-        "throwaway" => own(Postgres::start_throwaway(20, Vec::new()), |it| {
+        "throwaway" => own(&Postgres::start_throwaway(20, Vec::new()), |it| {
             (it.pid(), it.url("postgres"))
         }),
-        "redis" => own(Redis::start(0), |it| (it.pid(), it.url())),
+        "redis" => own(&Redis::start(0), |it| (it.pid(), it.url())),
         other => panic!("no role {other}"),
     }
 }
 
-fn own<T, E: ToString>(server: Result<T, E>, describe: impl Fn(&T) -> (u32, String)) {
+#[expect(clippy::print_stdout, reason = "the way to tell the parent")]
+fn own<T, E: ToString>(server: &Result<T, E>, describe: impl Fn(&T) -> (u32, String)) {
     let (pid, said) = server
         .as_ref()
         .map_or_else(|error| (0, error.to_string()), describe);
-    writeln!(std::io::stdout(), "OWNER {pid} {said}").unwrap();
+    println!("OWNER {pid} {said}");
     // Until we are killed.
     let _ = std::io::stdin().lines().count();
 }

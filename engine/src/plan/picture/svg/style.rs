@@ -31,18 +31,28 @@ pub(super) const SYMBOLS: &str = "\
 <g id=\"cp-suspended\"><circle cx=\"8\" cy=\"8\" r=\"6.5\"/><path d=\"M6.2 5.6v4.8M9.8 5.6v4.8\"/></g>
 <g id=\"cp-succeeded\"><path d=\"M2.5 8.5l4 4 7-8.5\" stroke-width=\"2.2\"/></g>
 <g id=\"cp-failed\"><path d=\"M3.5 3.5l9 9M12.5 3.5l-9 9\" stroke-width=\"2.2\"/></g>
-<g id=\"cp-skipped\"><path d=\"M2 11c1-7 9-8 11.500-2M13.800 4.800l-.300 4.200-4-.900\"/></g>
-<g id=\"cp-cancelled\"><circle cx=\"8\" cy=\"8\" r=\"6.5\"/><path d=\"M3.600 12.400l8.800-8.800\"/></g>
+<g id=\"cp-skipped\"><path d=\"M2 11c1-7 9-8 11.5-2M13.8 4.8l-.3 4.2-4-.9\"/></g>
+<g id=\"cp-cancelled\"><circle cx=\"8\" cy=\"8\" r=\"6.5\"/><path d=\"M3.6 12.4l8.8-8.8\"/></g>
 </defs>
 ";
 
 /// The whole `style` element.
 pub(super) fn sheet() -> String {
     let mut out = format!("<style>\n{FORM}");
-    let page = Page { paper: "#ffffff", ink: "#0f172a", line: "#94a3b8", tint: palette::light };
+    let page = Page {
+        paper: "#ffffff",
+        ink: "#0f172a",
+        line: "#94a3b8",
+        tint: palette::light,
+    };
     page.write(&mut out);
     out.push_str("@media (prefers-color-scheme:dark){\n");
-    let page = Page { paper: "#0b1120", ink: "#e2e8f0", line: "#64748b", tint: palette::dark };
+    let page = Page {
+        paper: "#0b1120",
+        ink: "#e2e8f0",
+        line: "#64748b",
+        tint: palette::dark,
+    };
     page.write(&mut out);
     out.push_str("}\n</style>\n");
     out
@@ -58,9 +68,17 @@ struct Page {
 
 impl Page {
     fn write(&self, out: &mut String) {
-        let Self { paper, ink, line, tint } = self;
+        let Self {
+            paper,
+            ink,
+            line,
+            tint,
+        } = self;
         let _ = writeln!(out, ".cp .cp-page{{fill:{paper}}}");
-        let _ = writeln!(out, ".cp .cp-line{{stroke:{line}}}.cp .cp-head{{fill:{line}}}");
+        let _ = writeln!(
+            out,
+            ".cp .cp-line{{stroke:{line}}}.cp .cp-head{{fill:{line}}}"
+        );
         for state in StateName::ALL {
             let (Tint { fill, line, text }, word) = (tint(state), state.as_str());
             let _ = write!(out, ".cp .cp-{word} .cp-box{{fill:{fill};stroke:{line}}}");

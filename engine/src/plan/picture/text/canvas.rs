@@ -58,7 +58,13 @@ impl Canvas {
         let cells = &mut self.lines[line];
         let end = column + label::width(text);
         if cells.len() < end {
-            cells.resize(end, Cell { text: " ".to_owned(), paint: Paint::Plain });
+            cells.resize(
+                end,
+                Cell {
+                    text: " ".to_owned(),
+                    paint: Paint::Plain,
+                },
+            );
         }
         let mut at = column;
         for char in text.chars() {
@@ -67,10 +73,18 @@ impl Canvas {
                 // A mark stands on the letter before it.
                 (0, Some(before)) if at > column => cells[before].text.push(char),
                 (0, _) => {}
-                _ => cells[at] = Cell { text: char.to_string(), paint },
+                _ => {
+                    cells[at] = Cell {
+                        text: char.to_string(),
+                        paint,
+                    }
+                }
             }
-            for behind in at + 1..at + columns {
-                cells[behind] = Cell { text: String::new(), paint };
+            if columns > 1 {
+                cells[at + 1] = Cell {
+                    text: String::new(),
+                    paint,
+                };
             }
             at += columns;
         }
@@ -81,7 +95,10 @@ impl Canvas {
         let mut out = String::new();
         for cells in &self.lines {
             let is_blank = |cell: &Cell| cell.text == " ";
-            let len = cells.iter().rposition(|cell| !is_blank(cell)).map_or(0, |last| last + 1);
+            let len = cells
+                .iter()
+                .rposition(|cell| !is_blank(cell))
+                .map_or(0, |last| last + 1);
             let mut paint = Paint::Plain;
             for cell in &cells[..len] {
                 if colour == Colour::Always && cell.paint != paint && !is_blank(cell) {
@@ -90,7 +107,11 @@ impl Canvas {
                 }
                 out.push_str(&cell.text);
             }
-            out.push_str(if paint == Paint::Plain { "\n" } else { "\u{1b}[0m\n" });
+            out.push_str(if paint == Paint::Plain {
+                "\n"
+            } else {
+                "\u{1b}[0m\n"
+            });
         }
         out
     }
@@ -106,6 +127,9 @@ mod tests {
         canvas.write(1, 2, "漢e\u{301}", Paint::Plain);
         canvas.write(1, 5, "|", Paint::Line);
         assert_eq!(canvas.render(Colour::Never), "\n  漢e\u{301}|\n");
-        assert_eq!(canvas.render(Colour::Always), "\n  漢e\u{301}\u{1b}[0;90m|\u{1b}[0m\n");
+        assert_eq!(
+            canvas.render(Colour::Always),
+            "\n  漢e\u{301}\u{1b}[0;90m|\u{1b}[0m\n"
+        );
     }
 }

@@ -1,0 +1,297 @@
+//! An event stream: history from Postgres, then live, without a gap and without anything that grows.
+//!
+//! ```text
+//! join the listeners -> read pages after the cursor until Postgres has no more -> lines as they come
+//!        ^ a line that is not the next one, or too many lines at once: read again
+//! ```
+//!
+//! The reader's position is a seq of the person's whole feed, also where it shows one session: seqs have no gaps, so the
+//! position tells whether a line was missed. Frames are built once, by the pump, for all streams. A page is read only
+//! when the client has taken the one before.
+
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
+
+use axum::body::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use engine::{
+    Store, UserScope,
+    event::{Event, hints::Delta},
+    id::{PlanId, SessionId},
+    plan::PlanState,
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::broadcast::error::RecvError,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::hub::Listener;
+
+/// Events read at once.
+pub(crate) const PAGE: i64 = 200;
+/// Pause after a failed read.
+const RETRY: Duration = Duration::from_millis(500);
+/// What deltas are called on the wire, like the stored events about a step's progress.
+const DELTA_TYPE: &str = "task_progress";
+
+/// How a stream is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// `text/event-stream`.
+    Sse,
+    /// `application/x-ndjson`: the `data` of each event on a line.
+    NdJson,
+}
+
+/// One line of a feed; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) enum Line {
+    /// Stored, with a seq.
+    Event(Arc<EventLine>),
+    /// Text on its way.
+    Delta(Arc<DeltaLine>),
+}
+
+/// A stored event.
+#[derive(Debug)]
+pub(crate) struct EventLine {
+    pub(crate) seq: i64,
+    session: Option<SessionId>,
+    pub(crate) plan: Option<PlanId>,
+    kind: String,
+    /// How the plan ended, if that is what happened.
+    pub(crate) closed: Option<PlanState>,
+    frame: Frame,
+}
+
+/// Text on its way.
+#[derive(Debug)]
+pub(crate) struct DeltaLine {
+    /// Position of the feed when it went out.
+    after: i64,
+    session: Option<SessionId>,
+    frame: Frame,
+}
+
+/// A line as it goes out; the JSON for the other format is a part of it.
+#[derive(Debug, Clone)]
+struct Frame {
+    sse: Bytes,
+    json: Range<usize>,
+}
+
+impl Frame {
+    /// `data` has no line breaks: JSON escapes them.
+    fn new(seq: Option<i64>, kind: &str, data: &str) -> Self {
+        let id = seq.map_or_else(String::new, |seq| format!("id: {seq}\n"));
+        let head = format!("{id}event: {kind}\ndata: ");
+        // With the first of the two line breaks that end the frame.
+        let json = head.len()..head.len() + data.len() + 1;
+        Self { sse: Bytes::from(format!("{head}{data}\n\n")), json }
+    }
+
+    fn bytes(&self, format: Format) -> Bytes {
+        match format {
+            Format::Sse => self.sse.clone(),
+            Format::NdJson => self.sse.slice(self.json.clone()),
+        }
+    }
+}
+
+impl EventLine {
+    fn new(event: &Event) -> Self {
+        let closed = if event.event_type == "plan_completed" { event.payload.get("state").cloned() } else { None };
+        // An event is made of texts, numbers and JSON: this cannot fail.
+        let data = serde_json::to_string(event).unwrap_or_default();
+        Self {
+            seq: event.seq,
+            session: event.session_id,
+            plan: event.plan_id,
+            kind: event.event_type.clone(),
+            closed: closed.and_then(|state| serde_json::from_value(state).ok()),
+            frame: Frame::new(Some(event.seq), &event.event_type, &data),
+        }
+    }
+}
+
+impl Line {
+    pub(crate) fn event(event: &Event) -> Self {
+        Self::Event(Arc::new(EventLine::new(event)))
+    }
+
+    pub(crate) fn delta(delta: &Delta, after: i64, now: DateTime<Utc>) -> Self {
+        let data = json!({
+            "event_type": DELTA_TYPE,
+            "payload": {"key": delta.key, "delta": delta.text, "attempt": delta.attempt},
+            "timestamp": now.to_rfc3339_opts(SecondsFormat::Micros, true),
+            "session_id": delta.session,
+            "plan_id": delta.plan,
+            "step_id": delta.step,
+        });
+        let frame = Frame::new(None, DELTA_TYPE, &data.to_string());
+        Self::Delta(Arc::new(DeltaLine { after, session: delta.session, frame }))
+    }
+}
+
+/// Which lines a stream shows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter {
+    /// The one session of a session's stream.
+    pub(crate) session: Option<SessionId>,
+    /// Some sessions of a person's stream; none: all, and what belongs to no session.
+    pub(crate) sessions: Option<Vec<SessionId>>,
+    /// Some types; none: all.
+    pub(crate) types: Option<Vec<String>>,
+}
+
+impl Filter {
+    fn shows(&self, session: Option<SessionId>, kind: &str) -> bool {
+        let among = |sessions: &Vec<SessionId>| session.is_some_and(|session| sessions.contains(&session));
+        self.session.is_none_or(|wanted| session == Some(wanted))
+            && self.sessions.as_ref().is_none_or(among)
+            && self.types.as_ref().is_none_or(|types| types.iter().any(|wanted| wanted == kind))
+    }
+}
+
+/// What one stream needs to run.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub(crate) listener: Listener,
+    pub(crate) store: Store,
+    pub(crate) scope: UserScope,
+    pub(crate) filter: Filter,
+    pub(crate) format: Format,
+    pub(crate) heartbeat: Duration,
+    /// When the token ends, and the stream with it.
+    pub(crate) expires: Instant,
+    pub(crate) stop: CancellationToken,
+    /// Everything up to this seq has been shown, or is not for this stream.
+    pub(crate) position: i64,
+    /// Whether Postgres may have more than the lines will bring.
+    pub(crate) behind: bool,
+    pub(crate) ready: VecDeque<Bytes>,
+    pub(crate) ended: bool,
+}
+
+impl Reader {
+    /// The body's chunks.
+    pub(crate) fn into_stream(mut self) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> {
+        if self.format == Format::Sse {
+            // Jitter, so that the streams of a stopped process do not come back in step.
+            let retry = 2000 + fastrand::u32(..1000);
+            self.ready.push_back(Bytes::from(format!("retry: {retry}\n\n")));
+        }
+        futures::stream::unfold(self, |mut reader| async {
+            let chunk = reader.next().await?;
+            Some((Ok(chunk), reader))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        let silence = Instant::now() + self.heartbeat;
+        loop {
+            if let Some(chunk) = self.ready.pop_front() {
+                return Some(chunk);
+            }
+            if self.ended {
+                return None;
+            }
+            if self.stop.is_cancelled() {
+                self.end("draining");
+            } else if self.behind {
+                self.catch_up().await;
+            } else {
+                self.listen(silence).await;
+            }
+        }
+    }
+
+    /// Waits for the next line, the end, or the time of a heartbeat.
+    async fn listen(&mut self, silence: Instant) {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => self.end("draining"),
+            () = sleep_until(self.expires) => self.end("token_expired"),
+            line = self.listener.lines.recv() => match line {
+                Ok(line) => self.take(&line),
+                Err(RecvError::Lagged(_)) => self.behind = true,
+                // The channel lives as long as a listener does.
+                Err(RecvError::Closed) => self.end("draining"),
+            },
+            () = sleep_until(silence) => self.ready.push_back(match self.format {
+                Format::Sse => Bytes::from_static(b": still here\n\n"),
+                Format::NdJson => Bytes::from_static(b"\n"),
+            }),
+        }
+    }
+
+    fn take(&mut self, line: &Line) {
+        match line {
+            Line::Event(event) if event.seq <= self.position => {}
+            Line::Event(event) if event.seq > self.position + 1 => self.behind = true,
+            Line::Event(event) => {
+                self.position = event.seq;
+                self.show(event);
+            }
+            // What was said before an event that this stream has shown already may belong to a step that has ended.
+            Line::Delta(delta) => {
+                if delta.after >= self.position && self.filter.shows(delta.session, DELTA_TYPE) {
+                    self.ready.push_back(delta.frame.bytes(self.format));
+                }
+            }
+        }
+    }
+
+    fn show(&mut self, event: &EventLine) {
+        if self.filter.shows(event.session, &event.kind) {
+            self.ready.push_back(event.frame.bytes(self.format));
+        }
+    }
+
+    /// Reads one page of history.
+    async fn catch_up(&mut self) {
+        // Whatever is handed out after this moment comes as a line; a page that is not full has everything before it.
+        let handed_out = self.listener.position();
+        let page = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return,
+            page = self.store.events_after(self.scope, self.filter.session, self.position, PAGE) => page,
+        };
+        let events = match page {
+            Ok(events) => events,
+            Err(error) => {
+                warn!(%error, "a stream's history could not be read; it is tried again");
+                return self.rest().await;
+            }
+        };
+        self.behind = i64::try_from(events.len()).is_ok_and(|read| read == PAGE);
+        for event in &events {
+            self.position = event.seq;
+            self.show(&EventLine::new(event));
+        }
+        if !self.behind {
+            self.position = std::cmp::max(self.position, handed_out);
+        }
+    }
+
+    async fn rest(&mut self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = sleep_until(self.expires) => self.end("token_expired"),
+            () = sleep(RETRY) => {}
+        }
+    }
+
+    /// The last event: why it ends, and the cursor to go on from. It has no seq and is stored nowhere.
+    fn end(&mut self, reason: &str) {
+        let data: Value = json!({
+            "event_type": "reconnect",
+            "payload": {"reason": reason, "cursor": self.position},
+            "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
+        });
+        self.ready.push_back(Frame::new(None, "reconnect", &data.to_string()).bytes(self.format));
+        self.ended = true;
+    }
+}

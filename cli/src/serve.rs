@@ -1,0 +1,234 @@
+//! The two tiers over one database: the wiring that `up`, `demo`, `api` and `worker` share.
+//!
+//! Connections come from three pools that cannot starve each other: the API's, the worker's, and the one that hints
+//! come and go by.
+
+use std::{future::Future, io, time::Duration};
+
+use anyhow::{Context, bail};
+use api::{
+    ApiConfig,
+    auth::{AuthConfig, Fetch, JwksSource},
+};
+use engine::{
+    Store,
+    event::hints::{Hints, Reach},
+    store::{self, PoolLimits},
+};
+use reqwest::{Client, RequestBuilder, Url, redirect::Policy};
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use worker::WorkerConfig;
+
+use crate::config::Settings;
+
+/// Connections for NOTIFY and LISTEN.
+const HINT_CONNECTIONS: u32 = 3;
+/// Connections of a worker: claims and finishes share round trips, so that few serve many places.
+const WORKER_CONNECTIONS: u32 = 16;
+/// Longest wait for Postgres at the start.
+const DATABASE_LIMIT: Duration = Duration::from_secs(10);
+/// Longest fetch of an identity provider's keys.
+const JWKS_LIMIT: Duration = Duration::from_secs(5);
+/// Longest document of keys.
+const JWKS_BYTES: usize = 1 << 20;
+
+/// The tiers of this process, running until one fails or all are told to stop.
+pub(crate) struct Tiers {
+    url: String,
+    lease: Duration,
+    hints: Hints,
+    running: JoinSet<anyhow::Result<()>>,
+    stop: CancellationToken,
+    /// Fires after all tiers have ended: leases are given back with hints still going out.
+    hints_stop: CancellationToken,
+}
+
+impl Tiers {
+    /// Nothing runs yet but the hints.
+    pub(crate) fn over(url: &str, settings: &Settings, stop: &CancellationToken) -> anyhow::Result<Self> {
+        let hints_stop = CancellationToken::new();
+        let postgres = store::pool(url, PoolLimits { max: HINT_CONNECTIONS, ..PoolLimits::default() })?;
+        let reach = Reach { postgres, redis: settings.redis.clone() };
+        Ok(Self {
+            url: url.to_owned(),
+            lease: settings.lease,
+            hints: Hints::start(reach, &hints_stop),
+            running: JoinSet::new(),
+            stop: stop.clone(),
+            hints_stop,
+        })
+    }
+
+    /// Serves the API on the listener.
+    pub(crate) fn api(&mut self, listener: TcpListener, auth: AuthConfig, limits: PoolLimits) -> anyhow::Result<()> {
+        let serving = api::serve(listener, self.store(limits)?, ApiConfig::new(auth), self.stop.clone());
+        self.run("the API", async move { serving.await.map_err(anyhow::Error::from) });
+        Ok(())
+    }
+
+    /// Works on steps.
+    pub(crate) fn worker(&mut self, config: WorkerConfig) -> anyhow::Result<()> {
+        let store = self.store(PoolLimits { max: WORKER_CONNECTIONS, ..PoolLimits::default() })?;
+        let working = worker::run(store, config, self.stop.clone());
+        self.run("the worker", async move { working.await.map_err(anyhow::Error::from) });
+        Ok(())
+    }
+
+    /// Waits until all have ended. One that fails, or ends without being told to, takes the others with it.
+    pub(crate) async fn ended(mut self) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        while let Some(ended) = self.running.join_next().await {
+            self.stop.cancel();
+            result = result.and(ended.context("a tier panicked").flatten());
+        }
+        self.hints_stop.cancel();
+        result
+    }
+
+    fn store(&self, limits: PoolLimits) -> anyhow::Result<Store> {
+        Ok(Store::new(store::pool(&self.url, limits)?, self.hints.clone(), self.lease))
+    }
+
+    fn run(&mut self, name: &'static str, tier: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.running.spawn(async move {
+            tier.await.with_context(|| format!("{name} failed"))?;
+            if !stop.is_cancelled() {
+                bail!("{name} ended though nobody told it to");
+            }
+            Ok(())
+        });
+    }
+}
+
+/// `codelab api`.
+pub(crate) async fn api(settings: Settings) -> anyhow::Result<()> {
+    let url = migrated(&settings).await?;
+    let listener = listen(&settings.listen).await?;
+    let stop = stop_on_signals()?;
+    let auth = auth(&settings, settings.jwt_secret.clone())?;
+    let mut tiers = Tiers::over(&url, &settings, &stop)?;
+    // A pool may not keep more than it may have.
+    let min = settings.db_pool_min.unwrap_or_else(|| std::cmp::min(10, settings.db_pool_max));
+    tiers.api(listener, auth, PoolLimits { min, max: settings.db_pool_max, ..PoolLimits::default() })?;
+    tiers.ended().await
+}
+
+/// `codelab worker`.
+pub(crate) async fn worker(settings: Settings) -> anyhow::Result<()> {
+    let url = migrated(&settings).await?;
+    let stop = stop_on_signals()?;
+    let mut tiers = Tiers::over(&url, &settings, &stop)?;
+    tiers.worker(worker_config(&settings))?;
+    info!(places = settings.worker_concurrency, default_model = settings.default_model, "the worker takes steps");
+    tiers.ended().await
+}
+
+/// What the settings say about a worker.
+pub(crate) fn worker_config(settings: &Settings) -> WorkerConfig {
+    WorkerConfig {
+        places: settings.worker_concurrency,
+        default_model: settings.default_model.clone(),
+        vendors: settings.vendors(),
+        planning_timeout: settings.planning_timeout,
+        step_timeout: settings.step_timeout,
+        ..WorkerConfig::default()
+    }
+}
+
+/// What the settings say about tokens; `secret` where no identity provider has the say.
+pub(crate) fn auth(settings: &Settings, secret: Option<SecretString>) -> anyhow::Result<AuthConfig> {
+    let mut auth = match (&settings.jwks_url, secret) {
+        (Some(url), _) => AuthConfig::jwks(JwksSource::new(fetch(url.clone())?)),
+        (None, Some(secret)) => AuthConfig::hs256(secret),
+        (None, None) => bail!("there is neither a secret nor an identity provider to check tokens with"),
+    };
+    auth.issuer.clone_from(&settings.jwt_issuer);
+    auth.audience.clone_from(&settings.jwt_audience);
+    Ok(auth)
+}
+
+/// Opens the port; says in plain words why it cannot.
+pub(crate) async fn listen(address: &str) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            bail!("{address} is taken by another program; choose another port, for example --listen 127.0.0.1:0 for any that is free")
+        }
+        bound => bound.with_context(|| format!("could not listen on {address}")),
+    }
+}
+
+/// Stops in order at the first SIGINT or SIGTERM, at once at the second.
+pub(crate) fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if stopping.is_cancelled() {
+                // What is left open is picked up by others, or by the next start: leases expire, Postgres recovers.
+                std::process::exit(130);
+            }
+            info!("stopping; once more to stop at once");
+            stopping.cancel();
+        }
+    });
+    Ok(stop)
+}
+
+/// The database's URL, once it answers and has this program's schema.
+async fn migrated(settings: &Settings) -> anyhow::Result<String> {
+    let url = settings.database_url.clone().context("DATABASE_URL is not set")?;
+    let missing = missing_migrations(&url).await?;
+    if missing > 0 {
+        bail!("the database lacks {missing} of this program's migrations: run `codelab migrate up` first");
+    }
+    Ok(url)
+}
+
+/// How many migrations are not applied yet.
+pub(crate) async fn missing_migrations(url: &str) -> anyhow::Result<usize> {
+    let status = timeout(DATABASE_LIMIT, store::migration_status(url)).await;
+    let status = status.with_context(|| format!("Postgres did not answer within {} s", DATABASE_LIMIT.as_secs()))?;
+    let status = status.context("could not reach Postgres at DATABASE_URL")?;
+    Ok(status.iter().filter(|(_, _, applied)| !applied).count())
+}
+
+/// Brings the identity provider's keys. Redirects are not followed: the keys decide who is who, so they come from the
+/// address that was configured or not at all.
+fn fetch(url: Url) -> anyhow::Result<Fetch> {
+    let http = Client::builder().timeout(JWKS_LIMIT).redirect(Policy::none()).build().context("the HTTP client does not start")?;
+    Ok(std::sync::Arc::new(move || {
+        let request = http.get(url.clone());
+        Box::pin(async move { document(request).await.map_err(Into::into) })
+    }))
+}
+
+async fn document(request: RequestBuilder) -> anyhow::Result<Value> {
+    let mut response = request.send().await?;
+    if !response.status().is_success() {
+        bail!("the answer was {}", response.status());
+    }
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await? {
+        if body.len() + piece.len() > JWKS_BYTES {
+            bail!("the document is longer than {JWKS_BYTES} bytes");
+        }
+        body.extend_from_slice(&piece);
+    }
+    serde_json::from_slice(&body).context("the document is not JSON")
+}

@@ -1,0 +1,71 @@
+//! A durable private cluster and a store over it.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use engine::{
+    Store, UserScope,
+    agent::AgentConfig,
+    event::hints::{Hints, Reach},
+    id::AgentId,
+    store::{self, PoolLimits},
+};
+use servers::{Postgres, PostgresOptions};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio_util::sync::CancellationToken;
+
+/// What workloads run on.
+pub(crate) struct Bench {
+    pub(crate) url: String,
+    /// Plain connections, without our transitions or settings.
+    pub(crate) raw: PgPool,
+    stop: CancellationToken,
+    _postgres: Option<(Postgres, tempfile::TempDir)>,
+}
+
+impl Bench {
+    pub(crate) async fn start(url: Option<&str>) -> anyhow::Result<Self> {
+        let (url, postgres) = match url {
+            Some(url) => (url.to_owned(), None),
+            None => tokio::task::spawn_blocking(private).await??,
+        };
+        store::migrate(&url).await?;
+        let raw = PgPoolOptions::new().max_connections(20).connect(&url).await?;
+        Ok(Self { url, raw, stop: CancellationToken::new(), _postgres: postgres })
+    }
+
+    /// A store whose hints reach other processes, as in production.
+    pub(crate) fn store(&self) -> anyhow::Result<Store> {
+        let limits = PoolLimits { max: 8, ..PoolLimits::default() };
+        let reach = Reach { postgres: store::pool(&self.url, PoolLimits { max: 3, ..limits })?, redis: None };
+        Ok(Store::new(store::pool(&self.url, limits)?, Hints::start(reach, &self.stop), Duration::from_secs(30)))
+    }
+
+    /// Users with agents: `(scope, agents)`.
+    pub(crate) async fn people(
+        &self, store: &Store, users: usize, agents: usize, max_concurrency: u8,
+    ) -> anyhow::Result<Vec<(UserScope, Vec<AgentId>)>> {
+        let mut people = Vec::new();
+        let config = AgentConfig { max_concurrency, ..AgentConfig::default() };
+        for user in 0..users {
+            let subject = format!("bench-{user}-{}", uuid::Uuid::now_v7());
+            let scope = UserScope::vouched(store.user_at_sight("", &subject, None).await?);
+            let mut team = Vec::new();
+            for agent in 0..agents {
+                team.push(store.create_agent(scope, &format!("agent-{agent}"), &config).await?.id);
+            }
+            people.push((scope, team));
+        }
+        Ok(people)
+    }
+}
+
+type Private = (String, Option<(Postgres, tempfile::TempDir)>);
+
+fn private() -> anyhow::Result<Private> {
+    let folder = tempfile::tempdir()?;
+    let options = PostgresOptions { max_connections: 100, ..PostgresOptions::new(folder.path().join("data")) };
+    let postgres = Postgres::start(options).context("failed to start a private Postgres")?;
+    postgres.create_database("bench", None)?;
+    Ok((postgres.url("bench"), Some((postgres, folder))))
+}

@@ -1,0 +1,132 @@
+//! One run of one step: the executor, raced against the loss of the lease and the cancel of the plan.
+
+use std::{sync::Arc, time::Duration};
+
+use engine::{
+    Store, StoreError,
+    llm::{Llm, LlmError},
+    step::{ClaimedStep, Outcome, Reply, StepError, claimed::Claim, outcome::ErrorClass},
+};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use crate::{exec, llm::Router};
+
+/// First wait of a retry; doubles with each attempt, with full jitter.
+const BACKOFF: Duration = Duration::from_secs(1);
+/// Longest wait of a retry.
+const BACKOFF_CAP: Duration = Duration::from_secs(60);
+
+/// What executors work with.
+pub struct Runner {
+    /// Plans and their data.
+    pub store: Store,
+    /// The model vendors.
+    pub router: Router,
+    /// Model of agents and planners that name none.
+    pub default_model: String,
+    /// Longest time for planning.
+    pub planning_timeout: Duration,
+    /// Longest run of a step.
+    pub step_timeout: Duration,
+}
+
+/// Why an executor did not come to an outcome by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The model failed.
+    #[error(transparent)]
+    Llm(#[from] LlmError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The step cannot be run as it is.
+    #[error("{}", .0.message)]
+    Step(StepError),
+}
+
+/// Runs a step to its outcome and hands that in.
+pub async fn step(runner: Arc<Runner>, step: ClaimedStep) {
+    let claim = Arc::clone(&step.claim);
+    let outcome = tokio::select! {
+        biased;
+        () = claim.lost.cancelled() => Outcome::Yield,
+        // The plan's cancel turns whatever is returned into `cancelled`; what counts is to stop now.
+        () = claim.cancelled.cancelled() => Outcome::Yield,
+        outcome = timeout(runner.step_timeout, exec::run(&runner, &claim)) => match outcome {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => of_error(&claim, &error),
+            Err(_) => failed_for_good(&claim, StepError::new(
+                ErrorClass::Transient, "step_timeout", format!("the step ran longer than {:?}", runner.step_timeout))),
+        },
+    };
+    debug!(step.id = %claim.id, step.key = claim.key, claim.attempt, outcome = outcome.word(), "a step ran");
+    step.finish(outcome);
+}
+
+impl Runner {
+    /// The vendor and the bare name of a configured model.
+    pub fn model(&self, configured: Option<&str>) -> Result<(Arc<dyn Llm>, String), LlmError> {
+        self.router.for_model(configured.unwrap_or(&self.default_model))
+    }
+}
+
+/// Decides by the error's class whether the step is run again.
+fn of_error(claim: &Claim, error: &RunError) -> Outcome {
+    let (error, after) = match error {
+        RunError::Llm(llm) => {
+            let error = StepError::from(llm);
+            match llm {
+                LlmError::RateLimited { retry_after, .. } => {
+                    let asked = retry_after.unwrap_or_default();
+                    // Not all at once when the provider is back.
+                    (error, Some(asked + backoff(claim.attempt)))
+                }
+                LlmError::Transient(_) => (error, Some(backoff(claim.attempt))),
+                LlmError::Budget(_) | LlmError::Invalid(_) | LlmError::Refused(_) => (error, None),
+            }
+        }
+        RunError::Store(store) if store.is_passing() => {
+            let message = "the database did not answer while the step ran";
+            (StepError::new(ErrorClass::Transient, "store_unavailable", message), Some(backoff(claim.attempt)))
+        }
+        RunError::Store(store) => {
+            warn!(step.id = %claim.id, error = %store, "a step could not read what it needs");
+            (StepError::bug("store_failed", "the step's data could not be read; see the worker's log"), None)
+        }
+        RunError::Step(error) => (error.clone(), None),
+    };
+    match after {
+        Some(after) => {
+            let last_words = apology(claim, &error);
+            Outcome::Retry { after, error, last_words }
+        }
+        None => failed_for_good(claim, error),
+    }
+}
+
+fn failed_for_good(claim: &Claim, error: StepError) -> Outcome {
+    let reply = apology(claim, &error);
+    Outcome::Fail { error, reply }
+}
+
+/// A step that owes the person an answer says why there is none.
+fn apology(claim: &Claim, error: &StepError) -> Option<Reply> {
+    let owes = claim.spec.as_ref().is_some_and(|spec| spec.answers);
+    owes.then(|| Reply {
+        id: engine::id::MessageId::new(),
+        content: format!("I could not answer this. {} ({})", sentence(&error.message), error.code),
+    })
+}
+
+fn sentence(fragment: &str) -> String {
+    let mut letters = fragment.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str().trim_end_matches('.'))
+}
+
+/// Exponential with full jitter, by the attempt that failed (from 1).
+fn backoff(attempt: u16) -> Duration {
+    let doubled = BACKOFF.saturating_mul(1 << std::cmp::min(attempt.saturating_sub(1), 10));
+    std::cmp::min(doubled, BACKOFF_CAP).mul_f64(fastrand::f64())
+}
