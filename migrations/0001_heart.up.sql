@@ -1,7 +1,10 @@
 -- The heart: people, their agents, sessions, plans, steps, and what makes them move.
--- Every table of a user carries user_id first in its key and every reference between such tables is
+-- Every table of a user carries user_id in its key and every reference between such tables is
 -- composite, so that a row of one user cannot point at a row of another, and so that the whole can
 -- be distributed by user_id unchanged.
+-- The order inside a key follows one rule: of the indexes that a statement could use on a table, one only begins with
+-- user_id. With two, a planner that has no statistics yet (a young installation) sees a tie, may take the wrong one, and
+-- reads all rows of the user for each key: measured, 26 ms instead of 0.02 ms.
 
 create type step_state as enum ('blocked', 'ready', 'running', 'suspended', 'succeeded', 'failed', 'skipped', 'cancelled');
 comment on type step_state is 'States of a step (ARCHITECTURE.md, state diagram).';
@@ -178,11 +181,11 @@ create table messages (
   plan_id uuid,
   agent_id uuid,
   created_at timestamptz not null default now(),
-  primary key (user_id, id),
+  primary key (id, user_id),
   foreign key (user_id, session_id) references chat_sessions on delete cascade
 );
 -- History of a session, in order.
-create index messages_session_idx on messages (user_id, session_id, created_at, id);
+create index messages_session_idx on messages (session_id, created_at, id);
 comment on table messages is 'What was said in a session.';
 comment on column messages.user_id is 'Owner.';
 comment on column messages.id is 'UUIDv7.';
@@ -216,7 +219,7 @@ create table steps (
   started_at timestamptz,
   finished_at timestamptz,
   primary key (user_id, id),
-  constraint steps_key_key unique (user_id, plan_id, key),
+  constraint steps_key_key unique (plan_id, key, user_id),
   foreign key (user_id, plan_id) references plans on delete cascade,
   foreign key (user_id, agent_id) references user_agents,
   constraint steps_blocked_check check ((state = 'blocked') = (waiting_for > 0) or state in ('skipped', 'cancelled')),
@@ -257,12 +260,12 @@ create table step_edges (
   step_id uuid not null,
   needs_step_id uuid not null check (needs_step_id <> step_id),
   met_when edge_when not null default 'success',
-  primary key (user_id, step_id, needs_step_id),
+  primary key (step_id, needs_step_id, user_id),
   foreign key (user_id, step_id) references steps on delete cascade,
   foreign key (user_id, needs_step_id) references steps on delete cascade
 );
 -- Dependents of a step that ended.
-create index step_edges_dependents_idx on step_edges (user_id, needs_step_id) include (step_id, met_when);
+create index step_edges_dependents_idx on step_edges (needs_step_id, user_id) include (step_id, met_when);
 comment on table step_edges is 'What a step needs.';
 comment on column step_edges.user_id is 'Owner.';
 comment on column step_edges.step_id is 'The step that waits.';
@@ -276,7 +279,7 @@ create table ready_steps (
   rank timestamptz not null,
   placed boolean not null,
   due_at timestamptz,
-  primary key (user_id, step_id),
+  primary key (step_id, user_id),
   foreign key (user_id, step_id) references steps on delete cascade,
   constraint ready_steps_due_check check (due_at is null or not placed)
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
@@ -324,12 +327,12 @@ create table waits (
   answer jsonb,
   created_at timestamptz not null default now(),
   decided_at timestamptz,
-  primary key (user_id, id),
+  primary key (id, user_id),
   foreign key (user_id, step_id) references steps on delete cascade,
   constraint waits_decided_check check ((decided_at is not null) = (decision is not null))
 );
 -- One open wait a step: the right to take it out of suspended.
-create unique index waits_open_key on waits (user_id, step_id) where decision is null;
+create unique index waits_open_key on waits (step_id, user_id) where decision is null;
 -- The clockmaker: deadlines in order.
 create index waits_deadline_idx on waits (deadline) where decision is null and deadline is not null;
 comment on table waits is 'Why a step is or was suspended, and how that ended.';
@@ -385,7 +388,7 @@ create table events (
   primary key (user_id, seq)
 ) with (autovacuum_vacuum_insert_scale_factor = 0.5);
 -- The feed of one session.
-create index events_session_idx on events (user_id, session_id, seq) where session_id is not null;
+create index events_session_idx on events (session_id, seq) where session_id is not null;
 comment on table events is 'What happened, in order, each committed with its transition. No foreign keys: only transitions write here, and the rows outlive what they tell of.';
 comment on column events.user_id is 'Whose feed.';
 comment on column events.seq is 'Position: 1, 2, 3 ... per user, without gaps, in the order of commits.';

@@ -20,7 +20,7 @@ use axum::{
 use chrono::{DateTime, Utc};
 use engine::{Store, UserScope, id::UserId};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
 };
 
 pub use crate::jwks::{Fetch, JwksAlgorithm, JwksSource};
+pub use secrecy::SecretString;
 
 /// Shortest shared secret: as long as the hash it keys.
 const SECRET_BYTES: usize = 32;

@@ -62,11 +62,11 @@ pub(crate) fn check(claims: &Map<String, Value>, policy: &Policy, now: u64) -> R
     if expires_at > now + LIFETIME_LIMIT_SECONDS {
         return Err(Refusal::TooLong);
     }
-    let not_before = whole(claims, "nbf").ok_or(Refusal::NotYet)?;
+    let not_before = whole(claims, "nbf", Refusal::NotYet)?;
     if not_before.is_some_and(|not_before| not_before > now + LEEWAY_SECONDS) {
         return Err(Refusal::NotYet);
     }
-    whole(claims, "iat").ok_or(Refusal::IssuedAt)?;
+    whole(claims, "iat", Refusal::IssuedAt)?;
     let issuer = match claims.get("iss") {
         None => "",
         Some(issuer) => issuer.as_str().filter(|issuer| is_name(issuer)).ok_or(Refusal::Issuer)?,
@@ -82,21 +82,20 @@ pub(crate) fn check(claims: &Map<String, Value>, policy: &Policy, now: u64) -> R
     Ok(Identity { issuer: issuer.to_owned(), subject: subject.to_owned(), email: email.map(str::to_owned), expires_at })
 }
 
-/// An optional whole number: `Some(None)` when absent, `None` when it is something else.
-fn whole(claims: &Map<String, Value>, claim: &str) -> Option<Option<u64>> {
-    claims.get(claim).map_or(Some(None), |value| value.as_u64().map(Some))
+/// An optional whole number.
+fn whole(claims: &Map<String, Value>, claim: &str, refusal: Refusal) -> Result<Option<u64>, Refusal> {
+    claims.get(claim).map(|value| value.as_u64().ok_or(refusal)).transpose()
 }
 
 /// RFC 7519: a token with an audience counts only where that audience is named.
 fn is_meant_for(audience: Option<&Value>, wanted: Option<&str>) -> bool {
     match (audience, wanted) {
         (None, wanted) => wanted.is_none(),
-        (Some(_), None) => false,
         (Some(Value::String(one)), Some(wanted)) => one == wanted,
         (Some(Value::Array(several)), Some(wanted)) => {
             several.iter().all(Value::is_string) && several.iter().any(|one| one == wanted)
         }
-        (Some(_), Some(_)) => false,
+        (Some(_), _) => false,
     }
 }
 

@@ -217,11 +217,18 @@ fn nul_in(value: &Value, pointer: String) -> Option<String> {
     }
 }
 
-/// For a field where null says something else than absence: present is `Some`, with null `Some(None)`.
-pub(crate) fn present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    Option::deserialize(deserializer).map(Some)
+/// What a patch says about a field that may be empty: nothing, or what it shall be. Its field needs `#[serde(default)]`.
+#[derive(Debug, Default)]
+pub(crate) enum Change<T> {
+    /// It is not mentioned.
+    #[default]
+    Keep,
+    /// It is set, or taken away with null.
+    To(Option<T>),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Change<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Option::deserialize(deserializer).map(Self::To)
+    }
 }

@@ -55,8 +55,8 @@ impl JwksSource {
         Self {
             fetch,
             algorithms: vec![JwksAlgorithm::Rs256, JwksAlgorithm::Es256, JwksAlgorithm::EdDsa],
-            fresh_for: Duration::from_secs(3600),
-            refetch_after: Duration::from_secs(60),
+            fresh_for: Duration::from_hours(1),
+            refetch_after: Duration::from_mins(1),
         }
     }
 }

@@ -61,7 +61,7 @@ impl ApiConfig {
             heartbeat: Duration::from_secs(15),
             poll: Duration::from_secs(1),
             max_streams_per_user: 1000,
-            wait_limit: Duration::from_secs(60),
+            wait_limit: Duration::from_mins(1),
             drain: Duration::from_secs(10),
         }
     }
@@ -101,13 +101,13 @@ pub async fn serve(listener: TcpListener, store: Store, config: ApiConfig, stop:
         let _ = socket.set_nodelay(true);
     });
     let service = ServiceExt::<Request>::into_make_service(router::service(app));
-    let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let requests = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     let overdue = async {
         stop.cancelled().await;
         tokio::time::sleep(drain).await;
     };
     tokio::select! {
-        served = server => served,
+        served = requests => served,
         () = overdue => {
             warn!("requests were still running {drain:?} after the stop; they are cut off");
             Ok(())

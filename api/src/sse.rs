@@ -200,6 +200,8 @@ impl Reader {
             }
             if self.stop.is_cancelled() {
                 self.end("draining");
+            } else if Instant::now() >= self.expires {
+                self.end("token_expired");
             } else if self.behind {
                 self.catch_up().await;
             } else {
@@ -279,7 +281,7 @@ impl Reader {
     async fn rest(&mut self) {
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = sleep_until(self.expires) => self.end("token_expired"),
+            () = sleep_until(self.expires) => {}
             () = sleep(RETRY) => {}
         }
     }

@@ -22,7 +22,11 @@ pub(crate) struct Variable(pub(crate) &'static str, &'static str, &'static str);
 
 /// Every variable that is read.
 pub(crate) const VARIABLES: &[Variable] = &[
-    Variable("DATABASE_URL", "up: a Postgres of its own", "Postgres, the only thing that must be there: postgres://user:password@host/database"),
+    Variable(
+        "DATABASE_URL",
+        "up: a Postgres of its own",
+        "Postgres, the only thing that must be there: postgres://user:password@host/database",
+    ),
     Variable("REDIS_URL", "none", "carries token deltas between processes; everything works without"),
     Variable("OPENAI_API_KEY", "none", "key for models named openai/..."),
     Variable("OPENAI_BASE_URL", "https://api.openai.com/v1", "any server that speaks Chat Completions"),
@@ -39,7 +43,7 @@ pub(crate) const VARIABLES: &[Variable] = &[
     Variable("CODELAB_PLANNING_TIMEOUT_SECONDS", "5", "longest time for planning; then a simple plan goes ahead"),
     Variable("CODELAB_DB_POOL_MIN", "10", "connections that the API keeps open"),
     Variable("CODELAB_DB_POOL_MAX", "50", "connections that the API opens at most"),
-    Variable("CODELAB_LOG", "info, others warn", "what is logged to stderr: info, debug, codelab_engine=debug,warn ..."),
+    Variable("CODELAB_LOG", "info; up: warn", "what is logged to stderr: info, debug, codelab_engine=debug,warn ..."),
     Variable("CODELAB_LOG_FORMAT", "text", "text or json"),
     Variable("CODELAB_PG_BIN", "found", "folder of `postgres` and `initdb` for `up` and `demo`"),
     Variable("CODELAB_NO_INSTALL", "unset", "1: `up` and `demo` must not install Postgres when there is none"),
@@ -121,10 +125,10 @@ impl std::error::Error for Invalid {}
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Flags {
     /// Address of the API
-    #[arg(long, global = true, env = "CODELAB_LISTEN", value_name = "HOST:PORT", hide_env = true)]
+    #[arg(long, global = true, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
     /// Folder of `up`: its Postgres and its signing secret
-    #[arg(long, global = true, env = "CODELAB_DATA_DIR", value_name = "FOLDER", hide_env = true)]
+    #[arg(long, global = true, value_name = "FOLDER")]
     pub(crate) data_dir: Option<PathBuf>,
 }
 
@@ -193,19 +197,24 @@ impl Reader<'_> {
     fn check_together(&mut self, settings: &Settings, needs: Needs) {
         // A variable that is set but wrong has its line already.
         if needs.database && self.text("DATABASE_URL").is_none() {
-            self.problems.push("DATABASE_URL is not set: say where Postgres is, or use `codelab up`, which brings its own".to_owned());
+            self.problems
+                .push("DATABASE_URL is not set: say where Postgres is, or use `codelab up`, which brings its own".to_owned());
         }
         let (secret, keys) = (self.text("CODELAB_JWT_SECRET").is_some(), self.text("CODELAB_JWKS_URL").is_some());
         if secret && keys {
-            self.problems.push("CODELAB_JWT_SECRET and CODELAB_JWKS_URL are both set: tokens are checked by one of them".to_owned());
+            self.problems
+                .push("CODELAB_JWT_SECRET and CODELAB_JWKS_URL are both set: tokens are checked by one of them".to_owned());
         }
         if needs.tokens && !secret && !keys {
-            self.problems.push("neither CODELAB_JWT_SECRET nor CODELAB_JWKS_URL is set: one is needed to check tokens".to_owned());
+            self.problems
+                .push("neither CODELAB_JWT_SECRET nor CODELAB_JWKS_URL is set: one is needed to check tokens".to_owned());
         }
         if let Some(min) = settings.db_pool_min.filter(|min| *min > settings.db_pool_max) {
             self.problems.push(format!("CODELAB_DB_POOL_MIN={min} is more than CODELAB_DB_POOL_MAX={}", settings.db_pool_max));
         }
-        if let Err(error) = worker::llm::Router::new(settings.vendors()).and_then(|router| router.for_model(&settings.default_model)) {
+        if let Err(error) =
+            worker::llm::Router::new(settings.vendors()).and_then(|router| router.for_model(&settings.default_model))
+        {
             self.problems.push(format!("CODELAB_DEFAULT_MODEL={}: {error}", settings.default_model));
         }
     }
@@ -240,7 +249,9 @@ impl Reader<'_> {
         let schemes_said = schemes.join(":// or ");
         match Url::parse(&text) {
             Ok(url) if schemes.contains(&url.scheme()) => return Some((text, url)),
-            Ok(url) => self.problems.push(format!("{name} begins with {}://; it has to begin with {schemes_said}://", url.scheme())),
+            Ok(url) => {
+                self.problems.push(format!("{name} begins with {}://; it has to begin with {schemes_said}://", url.scheme()))
+            }
             Err(error) => self.problems.push(format!("{name} is not a URL ({error}); it has to begin with {schemes_said}://")),
         }
         None
@@ -249,7 +260,9 @@ impl Reader<'_> {
     fn address(&mut self, text: &str) -> String {
         let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| u16::from_str(port).ok());
         if port.is_none() {
-            self.problems.push(format!("CODELAB_LISTEN (--listen) is {text:?}; it has to be an address and a port, such as 127.0.0.1:8080"));
+            self.problems.push(format!(
+                "CODELAB_LISTEN (--listen) is {text:?}; it has to be an address and a port, such as 127.0.0.1:8080"
+            ));
         }
         text.to_owned()
     }
@@ -257,14 +270,15 @@ impl Reader<'_> {
     fn secret(&mut self, name: &'static str) -> Option<SecretString> {
         let text = self.text(name)?;
         if text.len() < SECRET_BYTES {
-            self.problems.push(format!("{name} has {} bytes; it needs {SECRET_BYTES} or more (try: openssl rand -hex 32)", text.len()));
+            self.problems
+                .push(format!("{name} has {} bytes; it needs {SECRET_BYTES} or more (try: openssl rand -hex 32)", text.len()));
         }
         Some(SecretString::from(text))
     }
 
     fn number<N>(&mut self, name: &'static str, least: N, most: N) -> Option<N>
     where
-        N: FromStr + PartialOrd + std::fmt::Display,
+        N: FromStr + PartialOrd + fmt::Display + Copy,
     {
         let text = self.text(name)?;
         match text.parse::<N>() {
@@ -299,7 +313,7 @@ mod tests {
     fn nothing_set_is_what_up_needs() {
         let settings = read(Needs::default(), &[("REDIS_URL", " ")]).expect("defaults are valid");
         assert_eq!(settings.listen, "127.0.0.1:8080");
-        assert!(settings.redis_url.is_none());
+        assert!(settings.redis.is_none());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use engine::{
     event::hints::{Hints, Reach},
     store::{self, PoolLimits},
 };
+use futures::future::{BoxFuture, join_all};
 use reqwest::{Client, RequestBuilder, Url, redirect::Policy};
 use secrecy::SecretString;
 use serde_json::Value;
@@ -22,10 +23,10 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 use worker::WorkerConfig;
 
 use crate::config::Settings;
@@ -36,6 +37,10 @@ const HINT_CONNECTIONS: u32 = 3;
 const WORKER_CONNECTIONS: u32 = 16;
 /// Longest wait for Postgres at the start.
 const DATABASE_LIMIT: Duration = Duration::from_secs(10);
+/// Time for the hints' tasks to end.
+const HINTS_END: Duration = Duration::from_millis(20);
+/// Longest wait for connections to close.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Longest fetch of an identity provider's keys.
 const JWKS_LIMIT: Duration = Duration::from_secs(5);
 /// Longest document of keys.
@@ -47,6 +52,8 @@ pub(crate) struct Tiers {
     lease: Duration,
     hints: Hints,
     running: JoinSet<anyhow::Result<()>>,
+    /// What closes each pool: connections that Postgres has to cut are complained about, here and in its log.
+    closing: Vec<BoxFuture<'static, ()>>,
     stop: CancellationToken,
     /// Fires after all tiers have ended: leases are given back with hints still going out.
     hints_stop: CancellationToken,
@@ -57,12 +64,14 @@ impl Tiers {
     pub(crate) fn over(url: &str, settings: &Settings, stop: &CancellationToken) -> anyhow::Result<Self> {
         let hints_stop = CancellationToken::new();
         let postgres = store::pool(url, PoolLimits { max: HINT_CONNECTIONS, ..PoolLimits::default() })?;
+        let closing = postgres.clone();
         let reach = Reach { postgres, redis: settings.redis.clone() };
         Ok(Self {
             url: url.to_owned(),
             lease: settings.lease,
             hints: Hints::start(reach, &hints_stop),
             running: JoinSet::new(),
+            closing: vec![Box::pin(async move { closing.close().await })],
             stop: stop.clone(),
             hints_stop,
         })
@@ -70,7 +79,8 @@ impl Tiers {
 
     /// Serves the API on the listener.
     pub(crate) fn api(&mut self, listener: TcpListener, auth: AuthConfig, limits: PoolLimits) -> anyhow::Result<()> {
-        let serving = api::serve(listener, self.store(limits)?, ApiConfig::new(auth), self.stop.clone());
+        let store = self.store(limits)?;
+        let serving = api::serve(listener, store, ApiConfig::new(auth), self.stop.clone());
         self.run("the API", async move { serving.await.map_err(anyhow::Error::from) });
         Ok(())
     }
@@ -88,14 +98,23 @@ impl Tiers {
         let mut result = Ok(());
         while let Some(ended) = self.running.join_next().await {
             self.stop.cancel();
-            result = result.and(ended.context("a tier panicked").flatten());
+            let ended = ended.context("a tier panicked").flatten();
+            result = result.and(ended);
         }
         self.hints_stop.cancel();
+        // The hints' tasks end when they are next polled; a pool closed under them would be reported as a broken one.
+        sleep(HINTS_END).await;
+        if timeout(CLOSE_LIMIT, join_all(self.closing)).await.is_err() {
+            warn!("connections were still in use {CLOSE_LIMIT:?} after the stop; they are cut off");
+        }
         result
     }
 
-    fn store(&self, limits: PoolLimits) -> anyhow::Result<Store> {
-        Ok(Store::new(store::pool(&self.url, limits)?, self.hints.clone(), self.lease))
+    fn store(&mut self, limits: PoolLimits) -> anyhow::Result<Store> {
+        let pool = store::pool(&self.url, limits)?;
+        let closing = pool.clone();
+        self.closing.push(Box::pin(async move { closing.close().await }));
+        Ok(Store::new(pool, self.hints.clone(), self.lease))
     }
 
     fn run(&mut self, name: &'static str, tier: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
@@ -161,7 +180,9 @@ pub(crate) fn auth(settings: &Settings, secret: Option<SecretString>) -> anyhow:
 pub(crate) async fn listen(address: &str) -> anyhow::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            bail!("{address} is taken by another program; choose another port, for example --listen 127.0.0.1:0 for any that is free")
+            bail!(
+                "{address} is taken by another program; choose another port, for example --listen 127.0.0.1:0 for any that is free"
+            )
         }
         bound => bound.with_context(|| format!("could not listen on {address}")),
     }
@@ -211,7 +232,8 @@ pub(crate) async fn missing_migrations(url: &str) -> anyhow::Result<usize> {
 /// Brings the identity provider's keys. Redirects are not followed: the keys decide who is who, so they come from the
 /// address that was configured or not at all.
 fn fetch(url: Url) -> anyhow::Result<Fetch> {
-    let http = Client::builder().timeout(JWKS_LIMIT).redirect(Policy::none()).build().context("the HTTP client does not start")?;
+    let http =
+        Client::builder().timeout(JWKS_LIMIT).redirect(Policy::none()).build().context("the HTTP client does not start")?;
     Ok(std::sync::Arc::new(move || {
         let request = http.get(url.clone());
         Box::pin(async move { document(request).await.map_err(Into::into) })

@@ -2,5 +2,7 @@
 
 /// Private servers and databases.
 pub mod harness;
+/// The binary as a real process.
+pub mod process;
 /// A stand-in for a model vendor.
 pub mod vendor;

@@ -77,11 +77,24 @@ impl Store {
     pub async fn update_agent(
         &self, scope: UserScope, id: AgentId, name: &str, config: &AgentConfig,
     ) -> Result<Option<Agent>, StoreError> {
+        self.write_agent(scope, id, name, config, None).await
+    }
+
+    /// The same, if the agent is still of the version that the change was made from. None: it is not, or not there.
+    pub async fn update_agent_from(
+        &self, scope: UserScope, known: i32, id: AgentId, name: &str, config: &AgentConfig,
+    ) -> Result<Option<Agent>, StoreError> {
+        self.write_agent(scope, id, name, config, Some(known)).await
+    }
+
+    async fn write_agent(
+        &self, scope: UserScope, id: AgentId, name: &str, config: &AgentConfig, known: Option<i32>,
+    ) -> Result<Option<Agent>, StoreError> {
         let agent: Option<Agent> = sqlx::query_as(
             "with agent as (
                update user_agents set name = $3, version = version + 1, updated_at = now(),
                  max_concurrency = $4, places = greatest($4, running_steps)
-               where user_id = $1 and id = $2 and deleted_at is null returning *),
+               where user_id = $1 and id = $2 and deleted_at is null and version = coalesce($6, version) returning *),
              newest as (insert into agent_versions (user_id, agent_id, version, config) select user_id, id, version, $5 from agent)
              select id, name, version, $5 as config, running_steps, created_at, updated_at from agent",
         )
@@ -90,6 +103,7 @@ impl Store {
         .bind(name)
         .bind(i16::from(config.max_concurrency))
         .bind(Json(config))
+        .bind(known)
         .fetch_optional(&self.pool)
         .await?;
         if agent.is_some() {

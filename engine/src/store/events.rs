@@ -1,6 +1,14 @@
 //! The feed's history.
 
-use crate::{error::StoreError, event::Event, id::SessionId, scope::UserScope, store::Store};
+use uuid::Uuid;
+
+use crate::{
+    error::StoreError,
+    event::Event,
+    id::{SessionId, UserId},
+    scope::UserScope,
+    store::Store,
+};
 
 impl Store {
     /// Events after the cursor, oldest first, of one session or of all.
@@ -34,5 +42,11 @@ impl Store {
             .fetch_optional(&self.pool)
             .await?;
         Ok(seq.unwrap_or(0))
+    }
+
+    /// Positions of the newest events of several people at once.
+    pub async fn feed_positions(&self, scopes: &[UserScope]) -> Result<Vec<(UserId, i64)>, StoreError> {
+        let users: Vec<Uuid> = scopes.iter().map(|scope| scope.user().0).collect();
+        Ok(sqlx::query_as("select user_id, last_seq from user_feeds where user_id = any($1)").bind(users).fetch_all(&self.pool).await?)
     }
 }

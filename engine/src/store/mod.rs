@@ -86,6 +86,10 @@ pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, StoreError> {
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
+        // Joins run as they are written: from the keys given to the rows behind them.
+        ("join_collapse_limit", "1"),
+        ("from_collapse_limit", "1"),
+        ("random_page_cost", "1.1"),
         ("jit", "off"),
         ("client_min_messages", "warning"),
         ("statement_timeout", &limits.statement.as_millis().to_string()),

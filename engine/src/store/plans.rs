@@ -232,6 +232,27 @@ impl Store {
         .fetch_all(&self.pool)
         .await?)
     }
+
+    /// All steps of a plan in the order in which it was written, as the graph needs them: what they have to do, returned or
+    /// failed with is left out, so that two thousand of them stay small.
+    pub async fn outline(&self, scope: UserScope, plan: PlanId) -> Result<Vec<Step>, StoreError> {
+        Ok(sqlx::query_as(
+            "select s.id, s.key, s.kind, s.agent_id, a.name as agent_name, '{}'::jsonb as spec, s.state, s.attempt, s.failures,
+                    coalesce((select jsonb_agg(jsonb_build_object('key', n.key, 'when', e.met_when) order by n.position)
+                     from step_edges e join steps n on n.user_id = e.user_id and n.id = e.needs_step_id
+                     where e.user_id = s.user_id and e.step_id = s.id), '[]') as needs,
+                    null::uuid as wait_id, null::timestamptz as wait_deadline,
+                    null::jsonb as result, null::jsonb as error, s.created_at, s.started_at, s.finished_at
+             from steps s
+             left join user_agents a on a.user_id = s.user_id and a.id = s.agent_id
+             where s.user_id = $1 and s.plan_id = $2
+             order by s.position",
+        )
+        .bind(scope.user())
+        .bind(plan)
+        .fetch_all(&self.pool)
+        .await?)
+    }
 }
 
 /// What `plan_accept` gets.

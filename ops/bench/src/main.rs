@@ -17,6 +17,9 @@ struct Args {
     /// Places of the worker.
     #[arg(long, default_value_t = 100)]
     places: usize,
+    /// Prints calls, total and own milliseconds of each transition after the workloads.
+    #[arg(long)]
+    profile: bool,
     /// An existing Postgres instead of a private one.
     #[arg(long, env = "BENCH_DATABASE_URL")]
     database_url: Option<String>,
@@ -26,7 +29,7 @@ struct Args {
 async fn main() -> anyhow::Result<()> {
     engine::install_crypto();
     let args = Args::parse();
-    let bench = setup::Bench::start(args.database_url.as_deref()).await?;
+    let bench = setup::Bench::start(args.database_url.as_deref(), args.profile).await?;
     let all = ["limit", "diamonds", "chain", "idle", "full-agent"];
     let wanted: Vec<&str> =
         if args.workloads.is_empty() { all.to_vec() } else { args.workloads.iter().map(String::as_str).collect() };
@@ -40,6 +43,9 @@ async fn main() -> anyhow::Result<()> {
             other => anyhow::bail!("there is no workload {other:?}"),
         };
         println!("{line}");
+    }
+    if args.profile {
+        println!("{}", bench.profile().await?);
     }
     Ok(())
 }

@@ -24,14 +24,27 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    pub(crate) async fn start(url: Option<&str>) -> anyhow::Result<Self> {
+    pub(crate) async fn start(url: Option<&str>, profile: bool) -> anyhow::Result<Self> {
         let (url, postgres) = match url {
             Some(url) => (url.to_owned(), None),
-            None => tokio::task::spawn_blocking(private).await??,
+            None => tokio::task::spawn_blocking(move || private(profile)).await??,
         };
         store::migrate(&url).await?;
         let raw = PgPoolOptions::new().max_connections(20).connect(&url).await?;
         Ok(Self { url, raw, stop: CancellationToken::new(), _postgres: postgres })
+    }
+
+    /// Calls and time of each transition so far, in the function alone and with those it calls.
+    pub(crate) async fn profile(&self) -> anyhow::Result<serde_json::Value> {
+        // Statistics are sent at most once a second.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        let rows: Vec<(String, i64, f64, f64)> = sqlx::query_as(
+            "select funcname, sum(calls)::bigint, round(sum(total_time))::float8, round(sum(self_time))::float8
+             from pg_stat_user_functions group by 1 order by 4 desc",
+        )
+        .fetch_all(&self.raw)
+        .await?;
+        Ok(serde_json::json!(rows))
     }
 
     /// A store whose hints reach other processes, as in production.
@@ -62,9 +75,11 @@ impl Bench {
 
 type Private = (String, Option<(Postgres, tempfile::TempDir)>);
 
-fn private() -> anyhow::Result<Private> {
+fn private(profile: bool) -> anyhow::Result<Private> {
     let folder = tempfile::tempdir()?;
-    let options = PostgresOptions { max_connections: 100, ..PostgresOptions::new(folder.path().join("data")) };
+    // Time by transition, for `--profile`; costs a few percent.
+    let settings = if profile { vec![("track_functions".to_owned(), "all".to_owned())] } else { Vec::new() };
+    let options = PostgresOptions { max_connections: 100, settings, ..PostgresOptions::new(folder.path().join("data")) };
     let postgres = Postgres::start(options).context("failed to start a private Postgres")?;
     postgres.create_database("bench", None)?;
     Ok((postgres.url("bench"), Some((postgres, folder))))

@@ -211,7 +211,7 @@ pub(crate) async fn idle(bench: &Bench) -> anyhow::Result<Value> {
 
 /// 5 to 20 ms, so that no poll falls into step with the arrivals.
 fn fastrand_ms() -> u64 {
-    5 + u64::try_from(uuid::Uuid::new_v4().as_u128() % 16).unwrap_or(0)
+    5 + u64::from(uuid::Uuid::now_v7().as_bytes()[15] % 16)
 }
 
 /// 10,000 ready steps of one full agent, and one step of another: what its claim reads.

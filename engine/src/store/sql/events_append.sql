@@ -6,19 +6,18 @@ begin
   perform 1 from user_feeds f
     where f.user_id = any (array(select d.user_id from unnest(p_drafts) d union select u from unnest(p_users) u))
     order by f.user_id for no key update;
-  with counted as (
+  update user_feeds f set last_seq = f.last_seq + c.n, claimable_steps = f.claimable_steps + c.delta
+  from (
     select a.user_id, sum(a.n)::integer as n, sum(a.delta)::integer as delta
     from (select d.user_id, 1 as n, 0 as delta from unnest(p_drafts) d
           union all
           select t.user_id, 0, t.delta from unnest(p_users, p_deltas) t(user_id, delta)) a
-    group by a.user_id),
-  bumped as (
-    update user_feeds f set last_seq = f.last_seq + c.n, claimable_steps = f.claimable_steps + c.delta
-    from counted c where f.user_id = c.user_id
-    returning f.user_id, f.last_seq - c.n as base)
+    group by a.user_id) c
+  where f.user_id = c.user_id;
   insert into events (user_id, seq, session_id, plan_id, step_id, type, payload, created_at)
-  select d.user_id, b.base + row_number() over (partition by d.user_id order by d.n),
+  select d.user_id,
+         f.last_seq - count(*) over (partition by d.user_id) + row_number() over (partition by d.user_id order by d.n),
          d.session_id, d.plan_id, d.step_id, d.type, d.payload, clock_timestamp()
   from unnest(p_drafts) with ordinality d(user_id, session_id, plan_id, step_id, type, payload, n)
-  join bumped b on b.user_id = d.user_id;
+  join user_feeds f on f.user_id = d.user_id;
 end $$;

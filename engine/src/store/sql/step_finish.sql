@@ -45,7 +45,7 @@ begin
       delete from leases l using given g
       where l.user_id = g.user_id and l.step_id = g.id and l.token = g.token
         and (g.outcome <> 'lost' or l.expires_at <= v_now)
-      returning l.user_id, l.step_id),
+      returning l.user_id, l.step_id, g.n, g.outcome, g.body),
     decided as (
       select g.n, g.outcome, g.body, s.user_id, s.id,
              case
@@ -55,9 +55,8 @@ begin
                when g.outcome = 'suspend' then 'suspended'
                when g.outcome in ('retry', 'lost') and s.failures + 1 >= s.max_failures then 'failed'
                else 'ready' end::step_state as next
-      from given g
-      join released r on r.user_id = g.user_id and r.step_id = g.id
-      join steps s on s.user_id = g.user_id and s.id = g.id
+      from released g
+      join steps s on s.user_id = g.user_id and s.id = g.step_id
       join plans p on p.user_id = s.user_id and p.id = s.plan_id),
     moved as (
       update steps s
@@ -75,10 +74,13 @@ begin
                                m.attempt, m.outcome)::pg_temp.moved order by m.n), '{}')
     into v_moved from moved m;
 
-    return query
-      select 'fenced', g.user_id, g.id, null::uuid, null::uuid, null::uuid, null::integer, null, null, null::jsonb, g.token, null::smallint, null::boolean
-      from unnest(p_users, p_steps, p_tokens) with ordinality g(user_id, id, token, n)
-      where not exists (select 1 from unnest(v_moved) m where m.n = g.n);
+    if cardinality(v_moved) < cardinality(p_steps) then
+      return query
+        select 'fenced', g.user_id, g.id, null::uuid, null::uuid, null::uuid, null::integer, null, null, null::jsonb, g.token,
+               null::smallint, null::boolean
+        from unnest(p_users, p_steps, p_tokens) with ordinality g(user_id, id, token, n)
+        where not exists (select 1 from unnest(v_moved) m where m.n = g.n);
+    end if;
   end if;
 
   if cardinality(v_moved) > 0 then

@@ -26,6 +26,8 @@ begin
     order by a.user_id, a.id for no key update of a)
   select array_agg(l.user_id), array_agg(l.id) into v_users, v_agents from locked l;
 
+  -- One set with windows instead of joins between sets: those have no index, and with 300 steps at once they cost more than
+  -- everything else. Rows of an agent come first in its partition and carry its room.
   with fresh as (
     select s.user_id, s.id, s.agent_id,
            p_now + case when s.attempt > 0 then interval '1 second'
@@ -36,54 +38,54 @@ begin
     join steps s on s.user_id = r.user_id and s.id = r.id
     join plans p on p.user_id = s.user_id and p.id = s.plan_id
     join user_feeds f on f.user_id = s.user_id),
-  freed as (
-    select f.user_id, f.id, sum(f.n)::integer as n
-    from unnest(p_agent_users, p_agents, p_freed) f(user_id, id, n) group by 1, 2),
   agents as (
-    select a.user_id, a.id, a.running_steps as before, a.max_concurrency, a.places,
-           a.running_steps - coalesce(f.n, 0) as kept
-    from unnest(v_users, v_agents) t(user_id, id)
-    join user_agents a on a.user_id = t.user_id and a.id = t.id
-    left join freed f on f.user_id = a.user_id and f.id = a.id),
+    select a.user_id, a.id, a.running_steps as before, a.running_steps - t.freed as kept, a.max_concurrency
+    from (
+      select g.user_id, g.id, sum(g.freed)::integer as freed
+      from (select l.user_id, l.id, 0 as freed from unnest(v_users, v_agents) l(user_id, id)
+            union all
+            select f.user_id, f.id, f.n from unnest(p_agent_users, p_agents, p_freed) f(user_id, id, n)
+            where f.id is not null) g
+      group by 1, 2) t
+    join user_agents a on a.user_id = t.user_id and a.id = t.id),
   waiting as (
     select w.user_id, w.step_id as id, w.agent_id, w.rank
     from agents a
     cross join lateral (
-      select r.* from ready_steps r
+      select r.user_id, r.step_id, r.agent_id, r.rank from ready_steps r
       where r.user_id = a.user_id and r.agent_id = a.id and not r.placed and r.due_at is null
       order by r.rank, r.step_id
       limit greatest(a.max_concurrency - a.kept, 0)
       -- A cancel may hold some: it takes the ready rows before the agents, so nobody may wait for those.
       for update skip locked) w),
+  candidates as (
+    select f.user_id, f.agent_id, f.id, f.rank, 'fresh' as kind, 0 as before, 0 as kept, 0 as room, 0 as max_concurrency from fresh f
+    union all
+    select w.user_id, w.agent_id, w.id, w.rank, 'waiting', 0, 0, 0, 0 from waiting w
+    union all
+    select a.user_id, a.id, null, null, 'agent', a.before, a.kept, greatest(a.max_concurrency - a.kept, 0), a.max_concurrency from agents a),
   ranked as (
-    select c.*, row_number() over (partition by c.user_id, c.agent_id order by c.rank, c.id) as place
-    from (select f.*, true as is_fresh from fresh f where f.agent_id is not null
-          union all
-          select w.*, false from waiting w) c),
-  granted as (
-    select r.user_id, r.id, r.agent_id, r.is_fresh
-    from ranked r join agents a on a.user_id = r.user_id and a.id = r.agent_id
-    where r.place <= a.max_concurrency - a.kept),
+    select c.*, max(c.room) over w as agent_room, count(c.id) over w as wanting,
+           row_number() over (partition by c.user_id, c.agent_id order by c.rank nulls first, c.id) - 1 as place
+    from candidates c window w as (partition by c.user_id, c.agent_id)),
   inserted as (
     insert into ready_steps (user_id, step_id, agent_id, rank, placed)
-    select f.user_id, f.id, f.agent_id, f.rank, f.agent_id is null or g.id is not null
-    from fresh f left join granted g on g.user_id = f.user_id and g.id = f.id
+    select r.user_id, r.id, r.agent_id, r.rank, r.agent_id is null or r.place <= r.agent_room
+    from ranked r where r.kind = 'fresh'
     returning user_id, placed),
   promoted as (
-    update ready_steps r set placed = true
-    from granted g where not g.is_fresh and r.user_id = g.user_id and r.step_id = g.id
-    returning r.user_id),
-  counts as (select g.user_id, g.agent_id as id, count(*)::integer as n from granted g group by 1, 2),
-  after as (
-    select a.user_id, a.id, a.before, a.kept + coalesce(c.n, 0) as now, a.max_concurrency, a.places
-    from agents a left join counts c on c.user_id = a.user_id and c.id = a.id),
+    update ready_steps k set placed = true
+    from ranked r where r.kind = 'waiting' and r.place <= r.agent_room and k.user_id = r.user_id and k.step_id = r.id
+    returning k.user_id),
   counted as (
     update user_agents u
-    set running_steps = a.now, places = greatest(a.max_concurrency, a.now)
-    from after a
-    where u.user_id = a.user_id and u.id = a.id
-      and (u.running_steps <> a.now or u.places <> greatest(a.max_concurrency, a.now))
-    returning u.user_id, u.id, a.before, a.now),
+    set running_steps = r.kept + least(r.wanting, r.room),
+        places = greatest(r.max_concurrency, r.kept + least(r.wanting, r.room))
+    from ranked r
+    where r.kind = 'agent' and u.user_id = r.user_id and u.id = r.agent_id
+      and (r.before <> r.kept + least(r.wanting, r.room)
+           or u.places <> greatest(r.max_concurrency, r.kept + least(r.wanting, r.room)))
+    returning u.user_id, u.id, r.before, u.running_steps as now),
   feed as (
     select c.user_id, count(*)::integer as n
     from (select i.user_id from inserted i where i.placed union all select p.user_id from promoted p) c

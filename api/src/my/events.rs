@@ -1,0 +1,175 @@
+//! The feed: everything that happens, in order, as a stream that can be taken up again at any point.
+
+use std::collections::VecDeque;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use chrono::Utc;
+use engine::id::SessionId;
+use serde::Deserialize;
+use tokio::time::Instant;
+use utoipa::IntoParams;
+
+use crate::{
+    App,
+    auth::Caller,
+    extract::{Path, Query},
+    hub::{Listener, Purpose},
+    problem::{Code, Problem, ProblemBody},
+    sse::{Filter, Format, Reader},
+};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Tells nginx not to hold events back.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Sessions or types that a filter may name.
+const FILTER_LIMIT: usize = 100;
+
+/// Which part of a session's feed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct SessionFeedQuery {
+    /// Events after this seq; 0: from the beginning; absent: from now on. The header `Last-Event-ID` wins.
+    #[param(value_type = Option<i64>, minimum = 0)]
+    after: Option<String>,
+    /// Only these types, separated by commas.
+    #[param(example = "task_completed,plan_completed")]
+    types: Option<String>,
+}
+
+/// Which part of your feed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct FeedQuery {
+    /// Events after this seq; 0: from the beginning; absent: from now on. The header `Last-Event-ID` wins.
+    #[param(value_type = Option<i64>, minimum = 0)]
+    after: Option<String>,
+    /// Only these types, separated by commas.
+    #[param(example = "task_completed,plan_completed")]
+    types: Option<String>,
+    /// Only these sessions, separated by commas.
+    sessions: Option<String>,
+}
+
+/// The feed of a conversation.
+///
+/// Each stored event has its seq as `id`; reconnecting with `Last-Event-ID` misses nothing. Text on its way from a model
+/// comes as `task_progress` without an id. The stream ends with the event `reconnect` when the service stops or the token
+/// ends. With `Accept: application/x-ndjson` each event is a line of JSON.
+#[utoipa::path(get, path = "/chat/{sid}/events/", tag = "feed",
+    params(("sid" = Uuid, Path, description = "The conversation"), SessionFeedQuery,
+           ("Last-Event-ID" = Option<i64>, Header, description = "Seq of the last event seen")),
+    responses(
+    (status = 200, description = "Events, until one side hangs up", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
+    (status = 429, description = "Too many streams are open", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn of_session(
+    State(app): State<App>, caller: Caller, Path(session): Path<SessionId>, Query(query): Query<SessionFeedQuery>, headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let after = cursor(&headers, query.after.as_deref())?;
+    let types = list(query.types.as_deref(), "types", type_name)?;
+    app.store.session(caller.scope, session).await?.ok_or_else(Problem::not_found)?;
+    stream(&app, caller, &headers, after, Filter { session: Some(session), sessions: None, types }).await
+}
+
+/// Your feed: all conversations, and the plans that belong to none. As the feed of one conversation otherwise.
+#[utoipa::path(get, path = "/events/", tag = "feed",
+    params(FeedQuery, ("Last-Event-ID" = Option<i64>, Header, description = "Seq of the last event seen")),
+    responses(
+    (status = 200, description = "Events, until one side hangs up", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
+    (status = 429, description = "Too many streams are open", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn of_person(
+    State(app): State<App>, caller: Caller, Query(query): Query<FeedQuery>, headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let after = cursor(&headers, query.after.as_deref())?;
+    let types = list(query.types.as_deref(), "types", type_name)?;
+    let sessions = list(query.sessions.as_deref(), "sessions", |session| session.parse().ok())?;
+    stream(&app, caller, &headers, after, Filter { session: None, sessions, types }).await
+}
+
+async fn stream(app: &App, caller: Caller, headers: &HeaderMap, after: Option<i64>, filter: Filter) -> Result<Response, Problem> {
+    let format = format_of(headers);
+    let listener = app.hub.join(caller.scope, Purpose::Stream).map_err(|_| {
+        let detail = format!("you have {} streams open; close one first", app.config.max_streams_per_user);
+        Problem::new(Code::TooManyStreams, detail).retry_after(5)
+    })?;
+    let position = begin(app, caller, &listener, after).await?;
+    let left = (caller.expires_at - Utc::now()).to_std().unwrap_or_default();
+    let reader = Reader {
+        store: app.store.clone(),
+        scope: caller.scope,
+        filter,
+        format,
+        heartbeat: app.config.heartbeat,
+        expires: Instant::now() + left,
+        stop: app.stop.clone(),
+        position,
+        behind: true,
+        ready: VecDeque::new(),
+        ended: false,
+        listener,
+    };
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(match format {
+            Format::Sse => "text/event-stream",
+            Format::NdJson => "application/x-ndjson",
+        })),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
+        (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
+    ];
+    Ok((headers, Body::from_stream(reader.into_stream())).into_response())
+}
+
+/// The seq to begin after. Postgres is asked for the newest one where nothing here knows better.
+async fn begin(app: &App, caller: Caller, listener: &Listener, after: Option<i64>) -> Result<i64, Problem> {
+    if let Some(after) = after
+        && listener.is_live()
+        && after <= listener.position()
+    {
+        return Ok(after);
+    }
+    let newest = app.store.last_seq(caller.scope).await?;
+    listener.start_after(newest);
+    match after {
+        Some(after) if after > newest => Err(Problem::query("after", "future_cursor", "there is no event of that seq yet")),
+        after => Ok(after.unwrap_or(newest)),
+    }
+}
+
+/// What the header or the query says; the header wins, because a browser that reconnects repeats the old query.
+fn cursor(headers: &HeaderMap, query: Option<&str>) -> Result<Option<i64>, Problem> {
+    let parse = |text: &str| text.parse::<i64>().ok().filter(|seq| *seq >= 0 && !text.starts_with('+'));
+    let detail = "give the seq of an event, or 0";
+    if let Some(id) = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) {
+        let seq = id.to_str().ok().and_then(parse);
+        return seq.map(Some).ok_or_else(|| Problem::new(Code::BadHeader, format!("Last-Event-ID is not a cursor: {detail}")));
+    }
+    let seq = query.map(|text| parse(text).ok_or_else(|| Problem::query("after", "bad_cursor", detail)));
+    seq.transpose()
+}
+
+fn list<T>(text: Option<&str>, parameter: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<Vec<T>>, Problem> {
+    let Some(text) = text else { return Ok(None) };
+    let items: Option<Vec<T>> = text.split(',').map(|item| read(item.trim())).collect();
+    match items {
+        Some(items) if items.len() <= FILTER_LIMIT => Ok(Some(items)),
+        Some(_) => Err(Problem::query(parameter, "too_long", format!("name at most {FILTER_LIMIT}"))),
+        None => Err(Problem::query(parameter, "wrong_value", "this is not a list separated by commas")),
+    }
+}
+
+fn type_name(name: &str) -> Option<String> {
+    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    (plain && (1..=64).contains(&name.len())).then(|| name.to_owned())
+}
+
+fn format_of(headers: &HeaderMap) -> Format {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let lines = accepted.flat_map(|value| value.split(',')).any(|kind| kind.trim().starts_with("application/x-ndjson"));
+    if lines { Format::NdJson } else { Format::Sse }
+}

@@ -1,0 +1,128 @@
+//! How many statements a request costs. A number that grows has to be meant.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use futures::future::join;
+use reqwest::Method;
+use serde_json::json;
+use tracing::{Event, Level, Metadata, Subscriber, span, subscriber};
+
+use super::{Api, Feed, answer};
+
+/// Counts the statements that sqlx says it has run, on this thread: the test's runtime has no other.
+#[derive(Clone, Default)]
+struct Statements(Arc<AtomicUsize>);
+
+impl Subscriber for Statements {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "sqlx::query" && *metadata.level() <= Level::DEBUG
+    }
+    fn event(&self, _: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test]
+async fn a_request_costs_so_many_statements() {
+    let statements = Statements::default();
+    let _counting = subscriber::set_default(statements.clone());
+    let api = Api::start().await;
+    let agent = api.agent("ada", "coder").await;
+    let session = api.session("ada").await;
+    let plan = api.plan("ada", Some(&session), "coder").await;
+    let say = format!("/my/chat/{session}/message/");
+    let steps = json!([{"key": "a", "agent": "coder"}, {"key": "b", "agent": agent}]);
+    let get = |path: &str| api.request("ada", Method::GET, path);
+    let post = |path: &str, body| api.request("ada", Method::POST, path).json(&body);
+    let patch = api.request("ada", Method::PATCH, &format!("/my/agents/{agent}/")).json(&json!({"config": {"about": "x"}}));
+    let table = [
+        ("GET agents", get("/my/agents/"), 1),
+        ("GET agent", get(&format!("/my/agents/{agent}/")), 1),
+        ("PATCH agent", patch, 3),
+        ("GET sessions", get("/my/chat/sessions/"), 1),
+        ("GET messages", get(&format!("/my/chat/{session}/messages/")), 2),
+        ("GET plan", get(&format!("/my/plans/{plan}/")), 1),
+        ("GET steps", get(&format!("/my/plans/{plan}/steps/")), 1),
+        ("GET graph", get(&format!("/my/plans/{plan}/graph/")), 2),
+        ("POST plan", post("/my/plans/", json!({"goal": "x", "steps": steps})), 3),
+        ("POST message, orchestrated", post(&say, json!({"content": "x"})), 1),
+        ("POST message, direct", post(&say, json!({"content": "x", "target_agent": "coder"})), 2),
+        ("POST cancel", api.request("ada", Method::POST, &format!("/my/plans/{plan}/cancel/")), 1),
+        ("bad JSON", post("/my/agents/", json!([])), 0),
+        ("no token", api.open(Method::GET, "/my/agents/"), 0),
+        ("a new person's first request", api.request("eve", Method::GET, "/my/agents/"), 3),
+    ];
+    for (what, request, expected) in table {
+        let before = statements.0.load(Ordering::SeqCst);
+        answer(request).await;
+        assert_eq!(statements.0.load(Ordering::SeqCst) - before, expected, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_streams_of_one_person_read_an_event_once() {
+    let statements = Statements::default();
+    let _counting = subscriber::set_default(statements.clone());
+    let api = Api::start().await;
+    let session = api.session("ada").await;
+    let mut feeds = Vec::new();
+    for _ in 0..100 {
+        let mut feed = Feed::open(api.request("ada", Method::GET, "/my/events/?after=0")).await;
+        feed.raw().await;
+        feeds.push(feed);
+    }
+    // The last stream has begun to listen once it has shown what there was.
+    let path = format!("/my/chat/{session}/message/");
+    api.post("ada", &path, json!({"content": "one"})).await.ok();
+    let last = api.store.last_seq(api.scope("ada").await).await.expect("a seq");
+    for feed in &mut feeds {
+        feed.until(last).await;
+    }
+    let before = statements.0.load(Ordering::SeqCst);
+    api.post("ada", &path, json!({"content": "two"})).await.ok();
+    for feed in &mut feeds {
+        feed.until(last + 2).await;
+    }
+    let cost = statements.0.load(Ordering::SeqCst) - before;
+    // The message, its read for all hundred streams, and perhaps a poll that fell into this moment.
+    assert!((2..=6).contains(&cost), "{cost}");
+}
+
+#[tokio::test]
+async fn a_waiting_message_costs_its_acceptance_its_answer_and_the_feed() {
+    let statements = Statements::default();
+    let _counting = subscriber::set_default(statements.clone());
+    let api = Api::start().await;
+    api.agent("ada", "coder").await;
+    let session = api.session("ada").await;
+    let request = api.request("ada", Method::POST, &format!("/my/chat/{session}/message/"));
+    let request = request.header("prefer", "wait=10").json(&json!({"content": "x", "target_agent": "coder"}));
+    let scope = api.scope("ada").await;
+    let before = statements.0.load(Ordering::SeqCst);
+    // The worker that the test plays; what it costs is not the request's.
+    let work = async {
+        let mut looks = 1;
+        while api.store.last_seq(scope).await.expect("a seq") == 0 {
+            looks += 1;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(api.work("answer").await, 1);
+        looks + 2
+    };
+    let (answered, others) = join(answer(request), work).await;
+    assert_eq!(answered.status, reqwest::StatusCode::OK, "{}", answered.text);
+    let cost = statements.0.load(Ordering::SeqCst) - before - others;
+    // The agent's name, the message, its answer; and one read of the feed for each hint that came: the acceptance and the
+    // finish, shared by all who listen, and perhaps a poll.
+    assert!((4..=6).contains(&cost), "{cost}");
+}
