@@ -86,6 +86,7 @@ pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, StoreError> {
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
+        ("enable_bitmapscan", "off"),
         // Joins run as they are written: from the keys given to the rows behind them.
         ("join_collapse_limit", "1"),
         ("from_collapse_limit", "1"),
