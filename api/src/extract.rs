@@ -3,13 +3,18 @@
 //! A body is read in three passes, and each reports all it can: is it JSON (400), has it the right shape (422, the field
 //! is named), is each field within its limits (422, all of them at once).
 
+use std::{fmt, marker::PhantomData};
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path as AxumPath, Query as AxumQuery, Request},
     http::{HeaderMap, StatusCode, header, request},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::Value;
 use serde_path_to_error::{Path as SerdePath, Segment};
 
@@ -100,7 +105,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         refuse_nul(bytes)?;
     }
     let mut text = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut text).map_err(|error| {
+    let Object(value) = serde_path_to_error::deserialize(&mut text).map_err(|error| {
         if error.inner().is_data() { wrong_shape(error.path(), error.inner(), "") } else { malformed(error.inner()) }
     })?;
     text.end().map_err(|error| malformed(&error))?;
@@ -112,7 +117,7 @@ pub(crate) fn decode_at<T>(value: Value, pointer: &str) -> Result<T, Problem>
 where
     T: DeserializeOwned + garde::Validate<Context = ()>,
 {
-    let value = serde_path_to_error::deserialize(value).map_err(|error| wrong_shape(error.path(), error.inner(), pointer))?;
+    let Object(value) = serde_path_to_error::deserialize(value).map_err(|error| wrong_shape(error.path(), error.inner(), pointer))?;
     validate(&value, pointer)?;
     Ok(value)
 }
@@ -134,7 +139,8 @@ fn wrong_shape(path: &SerdePath, error: &serde_json::Error, base: &str) -> Probl
             Segment::Enum { .. } | Segment::Unknown => {}
         }
     }
-    if code == "missing_field" {
+    // These two are noticed at the object and not at the field.
+    if matches!(code, "missing_field" | "duplicate_field") {
         push_segment(&mut pointer, field.unwrap_or_default());
     }
     Problem::invalid(vec![FieldError::body(pointer, code, what)])
@@ -215,6 +221,38 @@ fn nul_in(value: &Value, pointer: String) -> Option<String> {
         }),
         Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
+}
+
+/// A shape that comes as an object and not, as serde would also have it, as a list of its fields' values.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+/// For a field that holds an object.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Object::deserialize(deserializer).map(|Object(value)| value)
+}
+
+/// For a field that holds a list of objects.
+pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let list: Vec<Object<T>> = Vec::deserialize(deserializer)?;
+    Ok(list.into_iter().map(|Object(value)| value).collect())
 }
 
 /// What a patch says about a field that may be empty: nothing, or what it shall be. Its field needs `#[serde(default)]`.

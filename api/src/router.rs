@@ -99,7 +99,7 @@ fn with_slash(mut request: Request) -> Request {
 fn slashed(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
     let plain = path.trim_end_matches('/');
-    if !(plain == openapi::MY || path.starts_with("/my/")) || path.strip_suffix('/') == Some(plain) {
+    if !path.starts_with("/my/") || plain == openapi::MY || path.strip_suffix('/') == Some(plain) {
         return None;
     }
     let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
@@ -118,7 +118,8 @@ mod tests {
             ("/my/agents", Some("/my/agents/")),
             ("/my/agents?limit=3", Some("/my/agents/?limit=3")),
             ("/my/agents//", Some("/my/agents/")),
-            ("/my", Some("/my/")),
+            ("/my", None),
+            ("/my//", None),
             ("/my/agents/", None),
             ("/myth", None),
             ("/health", None),

@@ -250,7 +250,7 @@ impl Reader<'_> {
         match Url::parse(&text) {
             Ok(url) if schemes.contains(&url.scheme()) => return Some((text, url)),
             Ok(url) => {
-                self.problems.push(format!("{name} begins with {}://; it has to begin with {schemes_said}://", url.scheme()))
+                self.problems.push(format!("{name} begins with {}://; it has to begin with {schemes_said}://", url.scheme()));
             }
             Err(error) => self.problems.push(format!("{name} is not a URL ({error}); it has to begin with {schemes_said}://")),
         }

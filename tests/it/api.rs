@@ -214,11 +214,15 @@ impl Feed {
 
     /// The next event; comments are passed over. None: the stream ended.
     async fn next(&mut self) -> Option<Frame> {
+        timeout(PATIENCE, self.read()).await.expect("an event, or the end, in time")
+    }
+
+    async fn read(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.frames.pop_front() {
                 return Some(frame);
             }
-            let chunk = timeout(PATIENCE, self.body.next()).await.expect("something comes in time")?.expect("the stream holds");
+            let chunk = self.body.next().await?.expect("the stream holds");
             self.buffer.extend(chunk);
             while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
                 let frame: Vec<u8> = self.buffer.drain(..end + 2).collect();

@@ -2,6 +2,8 @@
 
 mod api;
 mod cli;
+mod crashes;
 mod model;
+mod mutants;
 mod transitions;
 mod vendors;

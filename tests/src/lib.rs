@@ -6,3 +6,6 @@ pub mod harness;
 pub mod process;
 /// A stand-in for a model vendor.
 pub mod vendor;
+
+/// Physical truth: what ran when, checked against what was promised.
+pub mod checker;

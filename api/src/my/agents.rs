@@ -54,7 +54,7 @@ pub(crate) struct AgentInput {
     #[garde(custom(is_name))]
     #[schema(min_length = 1, max_length = 100, example = "coder")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "extract::object")]
     #[garde(dive)]
     config: AgentConfig,
 }
@@ -100,7 +100,7 @@ impl From<agent::Agent> for Agent {
 }
 
 /// Makes an agent.
-#[utoipa::path(post, path = "/agents/", tag = "agents", request_body = AgentInput, responses(
+#[utoipa::path(post, path = "/agents/", operation_id = "create_agent", tag = "agents", request_body = AgentInput, responses(
     (status = 201, description = "The agent", body = Agent, headers(("Location" = String, description = "Where it is"))),
     (status = 409, description = "An agent of yours has this name", body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn create(State(app): State<App>, caller: Caller, Json(input): Json<AgentInput>) -> Result<impl IntoResponse, Problem> {
@@ -110,7 +110,7 @@ pub(crate) async fn create(State(app): State<App>, caller: Caller, Json(input): 
 }
 
 /// Your agents, newest first.
-#[utoipa::path(get, path = "/agents/", tag = "agents", params(PageQuery), responses(
+#[utoipa::path(get, path = "/agents/", operation_id = "list_agents", tag = "agents", params(PageQuery), responses(
     (status = 200, description = "A page of agents", body = Page<Agent>)))]
 pub(crate) async fn list(State(app): State<App>, caller: Caller, Query(page): Query<PageQuery>) -> Result<Json<Page<Agent>>, Problem> {
     let limit = page.limit()?;
@@ -119,7 +119,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, Query(page): Qu
 }
 
 /// One agent.
-#[utoipa::path(get, path = "/agents/{id}/", tag = "agents", params(("id" = Uuid, Path, description = "The agent")), responses(
+#[utoipa::path(get, path = "/agents/{id}/", operation_id = "get_agent", tag = "agents", params(("id" = Uuid, Path, description = "The agent")), responses(
     (status = 200, description = "The agent", body = Agent)))]
 pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<AgentId>) -> Result<Json<Agent>, Problem> {
     let agent = app.store.agent(caller.scope, id).await?.ok_or_else(Problem::not_found)?;
@@ -127,7 +127,7 @@ pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<
 }
 
 /// Puts another name and configuration in place of an agent's.
-#[utoipa::path(put, path = "/agents/{id}/", tag = "agents", params(("id" = Uuid, Path, description = "The agent")), request_body = AgentInput,
+#[utoipa::path(put, path = "/agents/{id}/", operation_id = "replace_agent", tag = "agents", params(("id" = Uuid, Path, description = "The agent")), request_body = AgentInput,
     responses(
     (status = 200, description = "The agent in its new version", body = Agent),
     (status = 409, description = "An agent of yours has this name", body = ProblemBody, content_type = "application/problem+json")))]
@@ -139,7 +139,7 @@ pub(crate) async fn replace(
 }
 
 /// Changes what is given of an agent, and leaves the rest.
-#[utoipa::path(patch, path = "/agents/{id}/", tag = "agents", params(("id" = Uuid, Path, description = "The agent")), request_body = AgentPatch,
+#[utoipa::path(patch, path = "/agents/{id}/", operation_id = "change_agent", tag = "agents", params(("id" = Uuid, Path, description = "The agent")), request_body = AgentPatch,
     responses(
     (status = 200, description = "The agent in its new version", body = Agent),
     (status = 409, description = "An agent of yours has this name", body = ProblemBody, content_type = "application/problem+json")))]
@@ -172,7 +172,7 @@ fn merged(known: AgentConfig, changes: &Map<String, Value>) -> Result<AgentConfi
 }
 
 /// Retires an agent: its name is free again, and steps that still wait for it fail when their turn comes.
-#[utoipa::path(delete, path = "/agents/{id}/", tag = "agents", params(("id" = Uuid, Path, description = "The agent")), responses(
+#[utoipa::path(delete, path = "/agents/{id}/", operation_id = "delete_agent", tag = "agents", params(("id" = Uuid, Path, description = "The agent")), responses(
     (status = 204, description = "It is gone")))]
 pub(crate) async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<AgentId>) -> Result<StatusCode, Problem> {
     if app.store.delete_agent(caller.scope, id).await? { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found()) }

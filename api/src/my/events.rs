@@ -62,7 +62,7 @@ pub(crate) struct FeedQuery {
 /// Each stored event has its seq as `id`; reconnecting with `Last-Event-ID` misses nothing. Text on its way from a model
 /// comes as `task_progress` without an id. The stream ends with the event `reconnect` when the service stops or the token
 /// ends. With `Accept: application/x-ndjson` each event is a line of JSON.
-#[utoipa::path(get, path = "/chat/{sid}/events/", tag = "feed",
+#[utoipa::path(get, path = "/chat/{sid}/events/", operation_id = "stream_session_events", tag = "feed",
     params(("sid" = Uuid, Path, description = "The conversation"), SessionFeedQuery,
            ("Last-Event-ID" = Option<i64>, Header, description = "Seq of the last event seen")),
     responses(
@@ -78,7 +78,7 @@ pub(crate) async fn of_session(
 }
 
 /// Your feed: all conversations, and the plans that belong to none. As the feed of one conversation otherwise.
-#[utoipa::path(get, path = "/events/", tag = "feed",
+#[utoipa::path(get, path = "/events/", operation_id = "stream_events", tag = "feed",
     params(FeedQuery, ("Last-Event-ID" = Option<i64>, Header, description = "Seq of the last event seen")),
     responses(
     (status = 200, description = "Events, until one side hangs up", content((String = "text/event-stream"), (String = "application/x-ndjson"))),

@@ -116,7 +116,7 @@ impl Form {
 }
 
 /// A plan's graph, as data or as a picture.
-#[utoipa::path(get, path = "/plans/{id}/graph/", tag = "plans", params(("id" = Uuid, Path, description = "The plan"), GraphQuery), responses(
+#[utoipa::path(get, path = "/plans/{id}/graph/", operation_id = "get_graph", tag = "plans", params(("id" = Uuid, Path, description = "The plan"), GraphQuery), responses(
     (status = 200, description = "The graph", content(
         (Graph = "application/json"), (String = "text/vnd.mermaid"), (String = "text/vnd.graphviz"), (String = "image/svg+xml"))),
     (status = 406, description = "None of the accepted forms exists", body = ProblemBody, content_type = "application/problem+json")))]

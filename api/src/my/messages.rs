@@ -133,7 +133,7 @@ impl From<store::Message> for Answer {
 }
 
 /// What was said in a conversation, oldest first.
-#[utoipa::path(get, path = "/chat/{sid}/messages/", tag = "chat", params(("sid" = Uuid, Path, description = "The conversation"), PageQuery),
+#[utoipa::path(get, path = "/chat/{sid}/messages/", operation_id = "list_messages", tag = "chat", params(("sid" = Uuid, Path, description = "The conversation"), PageQuery),
     responses((status = 200, description = "A page of messages", body = Page<Message>)))]
 pub(crate) async fn list(
     State(app): State<App>, caller: Caller, Path(session): Path<SessionId>, Query(page): Query<PageQuery>,
@@ -149,7 +149,7 @@ pub(crate) async fn list(
 ///
 /// The message is kept and its plan is on its way when this answers. With `Prefer: wait=N` the answer is waited for, at
 /// most N seconds.
-#[utoipa::path(post, path = "/chat/{sid}/message/", tag = "chat", request_body = MessageInput,
+#[utoipa::path(post, path = "/chat/{sid}/message/", operation_id = "send_message", tag = "chat", request_body = MessageInput,
     params(("sid" = Uuid, Path, description = "The conversation"),
            ("Prefer" = Option<String>, Header, description = "`wait=N`: wait for the answer, at most N (60) seconds")),
     responses(

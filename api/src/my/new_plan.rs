@@ -28,7 +28,7 @@ use uuid::Uuid;
 use crate::{
     App,
     auth::Caller,
-    extract::Json,
+    extract::{Json, objects},
     my::{
         messages::{says_something, taken_in},
         plans::Plan,
@@ -51,6 +51,7 @@ pub(crate) struct PlanInput {
     #[schema(min_length = 1, max_length = 32768)]
     goal: String,
     /// The steps, in any order; at most 2,000.
+    #[serde(deserialize_with = "objects")]
     #[garde(dive)]
     steps: Vec<StepInput>,
 }
@@ -150,7 +151,7 @@ impl NeedInput {
 /// Carries out a plan of your own.
 ///
 /// The graph is checked as a whole: every unknown need, every duplicate and every circle is named. The body may have 8 MiB.
-#[utoipa::path(post, path = "/plans/", tag = "plans", request_body = PlanInput, responses(
+#[utoipa::path(post, path = "/plans/", operation_id = "create_plan", tag = "plans", request_body = PlanInput, responses(
     (status = 201, description = "The plan; its first steps are on their way", body = Plan,
         headers(("Location" = String, description = "Where it is"))),
     (status = 422, description = "Fields are wrong, or the graph is not one that can be carried out", body = ProblemBody,

@@ -34,7 +34,7 @@ impl From<agent::Orchestrator> for Orchestrator {
 }
 
 /// Your planner.
-#[utoipa::path(get, path = "/orchestrator/", tag = "orchestrator", responses(
+#[utoipa::path(get, path = "/orchestrator/", operation_id = "get_orchestrator", tag = "orchestrator", responses(
     (status = 200, description = "The planner", body = Orchestrator)))]
 pub(crate) async fn read(State(app): State<App>, caller: Caller) -> Result<Json<Orchestrator>, Problem> {
     let defaults =
@@ -44,7 +44,7 @@ pub(crate) async fn read(State(app): State<App>, caller: Caller) -> Result<Json<
 }
 
 /// Sets your planner.
-#[utoipa::path(put, path = "/orchestrator/", tag = "orchestrator", request_body = OrchestratorConfig, responses(
+#[utoipa::path(put, path = "/orchestrator/", operation_id = "replace_orchestrator", tag = "orchestrator", request_body = OrchestratorConfig, responses(
     (status = 200, description = "The planner in its new version", body = Orchestrator)))]
 pub(crate) async fn replace(
     State(app): State<App>, caller: Caller, Json(config): Json<OrchestratorConfig>,

@@ -81,7 +81,7 @@ impl From<plan::Plan> for Plan {
 }
 
 /// Your plans, newest first.
-#[utoipa::path(get, path = "/plans/", tag = "plans", params(PageQuery), responses(
+#[utoipa::path(get, path = "/plans/", operation_id = "list_plans", tag = "plans", params(PageQuery), responses(
     (status = 200, description = "A page of plans", body = Page<Plan>)))]
 pub(crate) async fn list(State(app): State<App>, caller: Caller, Query(page): Query<PageQuery>) -> Result<Json<Page<Plan>>, Problem> {
     let limit = page.limit()?;
@@ -90,7 +90,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, Query(page): Qu
 }
 
 /// One plan.
-#[utoipa::path(get, path = "/plans/{id}/", tag = "plans", params(("id" = Uuid, Path, description = "The plan")), responses(
+#[utoipa::path(get, path = "/plans/{id}/", operation_id = "get_plan", tag = "plans", params(("id" = Uuid, Path, description = "The plan")), responses(
     (status = 200, description = "The plan", body = Plan)))]
 pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<PlanId>) -> Result<Json<Plan>, Problem> {
     let plan = app.store.plan(caller.scope, id).await?.ok_or_else(Problem::not_found)?;
@@ -98,7 +98,7 @@ pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<
 }
 
 /// Stops a plan. Steps that run are told at once. Cancelling twice is cancelling once.
-#[utoipa::path(post, path = "/plans/{id}/cancel/", tag = "plans", params(("id" = Uuid, Path, description = "The plan")), responses(
+#[utoipa::path(post, path = "/plans/{id}/cancel/", operation_id = "cancel_plan", tag = "plans", params(("id" = Uuid, Path, description = "The plan")), responses(
     (status = 202, description = "It is cancelled, or will be when its running steps have ended", body = Cancellation),
     (status = 409, description = "The plan has ended otherwise", body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn cancel(State(app): State<App>, caller: Caller, Path(id): Path<PlanId>) -> Result<impl IntoResponse, Problem> {

@@ -83,7 +83,7 @@ impl From<store::Session> for Session {
 }
 
 /// Opens a conversation.
-#[utoipa::path(post, path = "/chat/sessions/", tag = "chat", request_body = SessionInput, responses(
+#[utoipa::path(post, path = "/chat/sessions/", operation_id = "create_session", tag = "chat", request_body = SessionInput, responses(
     (status = 201, description = "The conversation", body = Session, headers(("Location" = String, description = "Where it is")))))]
 pub(crate) async fn create(
     State(app): State<App>, caller: Caller, Json(input): Json<SessionInput>,
@@ -94,7 +94,7 @@ pub(crate) async fn create(
 }
 
 /// Your conversations, newest first.
-#[utoipa::path(get, path = "/chat/sessions/", tag = "chat", params(PageQuery), responses(
+#[utoipa::path(get, path = "/chat/sessions/", operation_id = "list_sessions", tag = "chat", params(PageQuery), responses(
     (status = 200, description = "A page of conversations", body = Page<Session>)))]
 pub(crate) async fn list(State(app): State<App>, caller: Caller, Query(page): Query<PageQuery>) -> Result<Json<Page<Session>>, Problem> {
     let limit = page.limit()?;
@@ -103,7 +103,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, Query(page): Qu
 }
 
 /// One conversation.
-#[utoipa::path(get, path = "/chat/sessions/{sid}/", tag = "chat", params(("sid" = Uuid, Path, description = "The conversation")), responses(
+#[utoipa::path(get, path = "/chat/sessions/{sid}/", operation_id = "get_session", tag = "chat", params(("sid" = Uuid, Path, description = "The conversation")), responses(
     (status = 200, description = "The conversation", body = Session)))]
 pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<SessionId>) -> Result<Json<Session>, Problem> {
     let session = app.store.session(caller.scope, id).await?.ok_or_else(Problem::not_found)?;
@@ -111,7 +111,7 @@ pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<
 }
 
 /// Renames a conversation.
-#[utoipa::path(patch, path = "/chat/sessions/{sid}/", tag = "chat", params(("sid" = Uuid, Path, description = "The conversation")),
+#[utoipa::path(patch, path = "/chat/sessions/{sid}/", operation_id = "change_session", tag = "chat", params(("sid" = Uuid, Path, description = "The conversation")),
     request_body = SessionPatch, responses(
     (status = 200, description = "The conversation", body = Session)))]
 pub(crate) async fn change(
@@ -125,7 +125,7 @@ pub(crate) async fn change(
 }
 
 /// Closes a conversation and cancels its open plans.
-#[utoipa::path(delete, path = "/chat/sessions/{sid}/", tag = "chat", params(("sid" = Uuid, Path, description = "The conversation")), responses(
+#[utoipa::path(delete, path = "/chat/sessions/{sid}/", operation_id = "delete_session", tag = "chat", params(("sid" = Uuid, Path, description = "The conversation")), responses(
     (status = 204, description = "It is closed")))]
 pub(crate) async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<SessionId>) -> Result<StatusCode, Problem> {
     if app.store.delete_session(caller.scope, id).await? { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found()) }

@@ -102,7 +102,7 @@ impl From<plan::Step> for Step {
 }
 
 /// The steps of a plan.
-#[utoipa::path(get, path = "/plans/{id}/steps/", tag = "plans", params(("id" = Uuid, Path, description = "The plan"), PageQuery), responses(
+#[utoipa::path(get, path = "/plans/{id}/steps/", operation_id = "list_steps", tag = "plans", params(("id" = Uuid, Path, description = "The plan"), PageQuery), responses(
     (status = 200, description = "A page of steps", body = Page<Step>)))]
 pub(crate) async fn list(
     State(app): State<App>, caller: Caller, Path(plan): Path<PlanId>, Query(page): Query<PageQuery>,

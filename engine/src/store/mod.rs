@@ -80,6 +80,17 @@ impl Default for PoolLimits {
 
 /// Opens connections that know the transitions; none is opened before it is needed, or `min` asks for it.
 pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, StoreError> {
+    pool_with(url, limits, transitions_source())
+}
+
+/// The transitions as one text, for tests that break them on purpose.
+#[cfg(feature = "testing")]
+pub fn transitions() -> &'static str {
+    transitions_source()
+}
+
+/// Opens connections that know these transitions and no others (tests install broken ones to see them caught).
+pub fn pool_with(url: &str, limits: PoolLimits, transitions: &'static str) -> Result<PgPool, StoreError> {
     let options: PgConnectOptions = url.parse::<PgConnectOptions>()?.application_name("codelab").options([
         // Every statement here is driven by a few keys: a plan made while tables were small must not scan them later.
         ("plan_cache_mode", "force_generic_plan"),
@@ -96,7 +107,6 @@ pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, StoreError> {
         ("statement_timeout", &limits.statement.as_millis().to_string()),
         ("idle_in_transaction_session_timeout", "10000"),
     ]);
-    let transitions: &'static str = transitions_source();
     let pool = PgPoolOptions::new()
         .min_connections(limits.min)
         .max_connections(limits.max)

@@ -65,7 +65,7 @@ fn bodies() -> Vec<Case> {
         case("a raw NUL", raw("{\"name\": \"\u{0}\"}"), 400, "malformed_json"),
         case("larger than 1 MiB", raw(format!(r#"{{"name": "{}"}}"#, "x".repeat(1024 * 1024))), 413, "body_too_large"),
         Case { fields: vec![("/name", "duplicate_field")], ..case("a field twice", raw(r#"{"name": "a", "name": "b"}"#), 422, "validation_failed") },
-        invalid("not an object", post(), agents, json!([]), &[("", "missing_field")]),
+        invalid("not an object", post(), agents, json!(["coder", {}]), &[("", "wrong_type")]),
         invalid("a text", post(), agents, json!("coder"), &[("", "wrong_type")]),
         invalid("NUL in a name", post(), agents, json!({"name": "co\u{0}der"}), &[("/name", "nul_character")]),
         invalid("NUL deep in a script", post(), agents, json!({"name": "a", "config": {"script": {"x": [1, "\u{0}"]}}}), &[("/config/script/x/1", "nul_character")]),
@@ -90,7 +90,7 @@ fn agents(things: &Things) -> Vec<Case> {
         invalid("an unknown field", post(), list, json!({"name": "new", "admin": true}), &[("/admin", "unknown_field")]),
         invalid("an odd unknown field", post(), list, json!({"name": "new", "a/b~c`d": 1}), &[("/a~1b~0c`d", "unknown_field")]),
         config("an unknown field of the configuration", json!({"modell": "a/b"}), &[("/config/modell", "unknown_field")]),
-        config("a configuration that is none", json!([1]), &[("/config", "wrong_type")]),
+        config("a configuration that is none", json!([null, "You code."]), &[("/config", "wrong_type")]),
         config("a model without a provider", json!({"model": "gpt"}), &[("/config/model", "invalid")]),
         config("a model with a space", json!({"model": "openai/gpt 4"}), &[("/config/model", "invalid")]),
         config("too many at once", json!({"max_concurrency": 11}), &[("/config/max_concurrency", "out_of_range")]),
@@ -155,6 +155,7 @@ fn plans(things: &Things) -> Vec<Case> {
         plan("no steps", json!([]), &[("/steps", "plan_empty")]),
         plan("too many steps", json!(many), &[("/steps", "too_many_steps")]),
         plan("a step that is none", json!(["a"]), &[("/steps/0", "wrong_type")]),
+        plan("a step that is a list", json!([["a", "agent", "coder"]]), &[("/steps/0", "wrong_type")]),
         plan("a bad key", json!([{"key": "A b", "agent": "coder"}]), &[("/steps/0/key", "bad_key")]),
         plan("a key twice", json!([{"key": "a", "agent": "coder"}, {"key": "a", "agent": "coder"}]), &[("/steps/1/key", "duplicate_key")]),
         plan("an unknown need", json!([{"key": "a", "agent": "coder", "needs": ["b"]}]), &[("/steps/0/needs/0", "unknown_need")]),
@@ -253,9 +254,12 @@ async fn each_wrong_request_gets_its_exact_problem_and_changes_nothing() {
     let mut count = 0;
     for case in cases {
         let answered = case.run(&api).await;
-        let fields: Vec<_> = case.fields.iter().map(|(place, code)| ((*place).to_owned(), (*code).to_owned())).collect();
+        let mut fields: Vec<_> = case.fields.iter().map(|(place, code)| ((*place).to_owned(), (*code).to_owned())).collect();
+        fields.sort();
         assert_eq!((answered.status.as_u16(), answered.problem()), (case.status, case.code), "{}: {}", case.what, answered.text);
-        assert_eq!(answered.fields(), fields, "{}: {}", case.what, answered.text);
+        let mut found = answered.fields();
+        found.sort();
+        assert_eq!(found, fields, "{}: {}", case.what, answered.text);
         assert_eq!(contents(&api).await, before, "{} changed something", case.what);
         count += 1;
     }

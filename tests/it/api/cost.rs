@@ -1,16 +1,39 @@
 //! How many statements a request costs. A number that grows has to be meant.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    fmt::Debug,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use futures::future::join;
 use reqwest::Method;
 use serde_json::json;
-use tracing::{Event, Level, Metadata, Subscriber, span, subscriber};
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span, subscriber,
+};
 
 use super::{Api, Feed, answer};
+
+/// What a statement is about.
+#[derive(Default)]
+struct Summary {
+    /// It prepares a connection, and is none of the request's: the transitions, and what sqlx asks about types.
+    of_a_new_connection: bool,
+}
+
+impl Visit for Summary {
+    fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
+    fn record_str(&mut self, field: &Field, text: &str) {
+        if field.name() == "summary" {
+            self.of_a_new_connection = text.starts_with("-- types") || text.starts_with("SELECT pg_type");
+        }
+    }
+}
 
 /// Counts the statements that sqlx says it has run, on this thread: the test's runtime has no other.
 #[derive(Clone, Default)]
@@ -20,8 +43,10 @@ impl Subscriber for Statements {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target() == "sqlx::query" && *metadata.level() <= Level::DEBUG
     }
-    fn event(&self, _: &Event<'_>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+    fn event(&self, event: &Event<'_>) {
+        let mut summary = Summary::default();
+        event.record(&mut summary);
+        self.0.fetch_add(usize::from(!summary.of_a_new_connection), Ordering::SeqCst);
     }
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
         span::Id::from_u64(1)

@@ -87,14 +87,14 @@ async fn streams_begun_at_any_moment_see_every_event_once() {
         let api = &api;
         async move {
             // The readers begin one after another, while events come: each waits for one more plan.
-            while last_seq(api).await < i64::from(n) * 40 {
+            while last_seq(api).await < i64::from(n) * 35 {
                 tokio::task::yield_now().await;
             }
             Feed::open(from_start(api)).await
         }
     }));
     let (last, feeds) = tokio::join!(write, read);
-    assert!(last > 500, "{last}");
+    assert!(last > 400, "{last}");
     for mut feed in feeds {
         assert_eq!(ids(&feed.until(last).await), all(1, last));
     }
@@ -109,9 +109,9 @@ async fn a_reader_that_was_left_behind_is_served_from_postgres() {
         Feed::open(api.request("ada", Method::GET, &format!("/my/chat/{session}/events/?after=0"))).await
     };
     // Far more lines than the channel holds, before anybody reads one.
-    events_in_silence(&api, 300).await;
+    events_in_silence(&api, 500).await;
     let last = last_seq(&api).await;
-    assert!(last > 600, "{last}");
+    assert!(last > 300, "{last}");
     api.store.hints().feed(api.scope("ada").await.user());
     assert_eq!(ids(&feed.until(last).await), all(1, last));
     // A session without events stays silent, and goes on after all that was not for it.
@@ -139,7 +139,7 @@ async fn the_poll_finds_what_no_hint_told() {
 #[tokio::test]
 async fn a_stream_is_taken_up_again_where_it_broke() {
     let api = Api::start_with(hints_only()).await;
-    events_in_silence(&api, 10).await;
+    events_in_silence(&api, 50).await;
     let last = last_seq(&api).await;
     let mut seen = Vec::new();
     for _ in 0..5 {

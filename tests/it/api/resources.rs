@@ -204,7 +204,7 @@ async fn two_thousand_steps_are_one_plan() {
     api.agent("ada", "coder").await;
     let step = |n: usize| json!({"key": format!("s{n}"), "agent": "coder", "prompt": "x".repeat(2000), "needs": if n < 40 { vec![] } else { vec![format!("s{}", n - 40)] }});
     let body = json!({"goal": "much", "steps": (0..2000).map(step).collect::<Vec<_>>()});
-    assert!(body.to_string().len() > 4 * 1024 * 1024);
+    assert!(body.to_string().len() > 4_000_000);
     let made = api.post("ada", "/my/plans/", body).await;
     let path = format!("/my/plans/{}/", made.created());
     assert_eq!(made.json["counts"], json!({"ready": 40, "blocked": 1960}));

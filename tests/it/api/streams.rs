@@ -81,10 +81,9 @@ async fn text_on_its_way_comes_in_pieces_without_an_id() {
     let mut deaf = Feed::open(api.request("ada", Method::GET, &format!("{path}?types=plan_completed"))).await;
     feed.raw().await;
     let (step, said) = (StepId::new(), 200);
+    let strange = [(eve, Some(session)), (ada, Some(other)), (ada, None)].map(|(user, session)| delta(user, session, StepId::new(), "?"));
     for n in 0..said {
-        for strange in [delta(eve, Some(session), step, "eve's"), delta(ada, Some(other), step, "another session's"), delta(ada, None, step, "no session's")] {
-            api.store.hints().delta(strange);
-        }
+        strange.iter().for_each(|delta| api.store.hints().delta(delta.clone()));
         api.store.hints().delta(delta(ada, Some(session), step, &format!("{n} ")));
     }
     let expected: String = (0..said).map(|n| format!("{n} ")).collect();
