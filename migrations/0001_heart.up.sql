@@ -280,7 +280,6 @@ create table ready_steps (
   placed boolean not null,
   due_at timestamptz,
   primary key (step_id, user_id),
-  foreign key (user_id, step_id) references steps on delete cascade,
   constraint ready_steps_due_check check (due_at is null or not placed)
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 -- The claim: the best rank among those that have a place.
@@ -289,7 +288,7 @@ create index ready_steps_claim_idx on ready_steps (rank, step_id) where placed;
 create index ready_steps_waiting_idx on ready_steps (user_id, agent_id, rank, step_id) where not placed and due_at is null;
 -- The clockmaker: steps whose time has come.
 create index ready_steps_due_idx on ready_steps (due_at) where due_at is not null;
-comment on table ready_steps is 'One row per ready step: the right to take it out of ready. A row with a place may be claimed at once; the claim deletes it.';
+comment on table ready_steps is 'No foreign key: a row is written only by the statement that makes its step ready, under the same transaction, and a check per step would cost a lock of the steps row. One row per ready step: the right to take it out of ready. A row with a place may be claimed at once; the claim deletes it.';
 comment on column ready_steps.user_id is 'Owner.';
 comment on column ready_steps.step_id is 'The ready step.';
 comment on column ready_steps.agent_id is 'Its agent, if any.';
@@ -303,11 +302,10 @@ create table leases (
   token bigint not null,
   worker_id uuid not null,
   expires_at timestamptz not null,
-  primary key (user_id, step_id),
-  foreign key (user_id, step_id) references steps on delete cascade
+  primary key (user_id, step_id)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 -- No index on expires_at: renewals stay on the page (HOT), and there are never more rows than permits of living workers.
-comment on table leases is 'One row per running step: the right to take it out of running. Whoever deletes the row with its token has finished the step.';
+comment on table leases is 'No foreign key, for the same reason as ready_steps. One row per running step: the right to take it out of running. Whoever deletes the row with its token has finished the step.';
 comment on column leases.user_id is 'Owner.';
 comment on column leases.step_id is 'The running step.';
 comment on column leases.token is 'Token of the claim.';

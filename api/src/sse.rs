@@ -9,7 +9,7 @@
 //! position tells whether a line was missed. Frames are built once, by the pump, for all streams. A page is read only
 //! when the client has taken the one before.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, ops::Range, pin::Pin, sync::Arc, time::Duration};
 
 use axum::body::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -22,9 +22,9 @@ use engine::{
 use serde_json::{Value, json};
 use tokio::{
     sync::broadcast::error::RecvError,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::warn;
 
 use crate::hub::Listener;
@@ -155,100 +155,129 @@ impl Filter {
     }
 }
 
-/// What one stream needs to run.
+/// What a stream shows, to whom, and until when.
 #[derive(Debug)]
-pub(crate) struct Reader {
-    pub(crate) listener: Listener,
-    pub(crate) store: Store,
+pub(crate) struct Order {
     pub(crate) scope: UserScope,
     pub(crate) filter: Filter,
     pub(crate) format: Format,
+    /// Everything up to this seq has been seen.
+    pub(crate) position: i64,
+    /// Longest silence.
     pub(crate) heartbeat: Duration,
     /// When the token ends, and the stream with it.
     pub(crate) expires: Instant,
+    /// The process is told to stop.
     pub(crate) stop: CancellationToken,
-    /// Everything up to this seq has been shown, or is not for this stream.
-    pub(crate) position: i64,
+}
+
+/// One stream at work.
+#[derive(Debug)]
+struct Reader {
+    listener: Listener,
+    store: Store,
+    order: Order,
     /// Whether Postgres may have more than the lines will bring.
-    pub(crate) behind: bool,
-    pub(crate) ready: VecDeque<Bytes>,
-    pub(crate) ended: bool,
+    behind: bool,
+    ready: VecDeque<Bytes>,
+    ended: bool,
+    /// When something was last sent.
+    spoke_at: Instant,
+    /// Rings when the token ends, or when the stream may have been silent for too long; set anew only when it rings,
+    /// because events come more often than that.
+    timer: Pin<Box<Sleep>>,
+    /// Of a token of its own: thousands of streams that wait for one would queue for its lock at every event.
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// The chunks of a stream's body.
+pub(crate) fn chunks(store: Store, listener: Listener, mut order: Order) -> impl futures::Stream<Item = Result<Bytes, Infallible>> {
+    order.stop = order.stop.child_token();
+    let spoke_at = Instant::now();
+    let timer = Box::pin(sleep_until(std::cmp::min(order.expires, spoke_at + order.heartbeat)));
+    let stopped = Box::pin(order.stop.clone().cancelled_owned());
+    let mut ready = VecDeque::new();
+    if order.format == Format::Sse {
+        // Jitter, so that the streams of a stopped process do not come back in step.
+        let retry = 2000 + fastrand::u32(..1000);
+        ready.push_back(Bytes::from(format!("retry: {retry}\n\n")));
+    }
+    let reader = Reader { listener, store, order, behind: true, ready, ended: false, spoke_at, timer, stopped };
+    futures::stream::unfold(reader, |mut reader| async {
+        let chunk = reader.next().await?;
+        Some((Ok(chunk), reader))
+    })
 }
 
 impl Reader {
-    /// The body's chunks.
-    pub(crate) fn into_stream(mut self) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> {
-        if self.format == Format::Sse {
-            // Jitter, so that the streams of a stopped process do not come back in step.
-            let retry = 2000 + fastrand::u32(..1000);
-            self.ready.push_back(Bytes::from(format!("retry: {retry}\n\n")));
-        }
-        futures::stream::unfold(self, |mut reader| async {
-            let chunk = reader.next().await?;
-            Some((Ok(chunk), reader))
-        })
-    }
-
     async fn next(&mut self) -> Option<Bytes> {
-        let silence = Instant::now() + self.heartbeat;
         loop {
             if let Some(chunk) = self.ready.pop_front() {
+                self.spoke_at = Instant::now();
                 return Some(chunk);
             }
             if self.ended {
                 return None;
             }
-            if self.stop.is_cancelled() {
+            if self.order.stop.is_cancelled() {
                 self.end("draining");
-            } else if Instant::now() >= self.expires {
+            } else if Instant::now() >= self.order.expires {
                 self.end("token_expired");
             } else if self.behind {
                 self.catch_up().await;
             } else {
-                self.listen(silence).await;
+                self.listen().await;
             }
         }
     }
 
     /// Waits for the next line, the end, or the time of a heartbeat.
-    async fn listen(&mut self, silence: Instant) {
+    async fn listen(&mut self) {
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => self.end("draining"),
-            () = sleep_until(self.expires) => self.end("token_expired"),
+            () = &mut self.stopped => self.end("draining"),
             line = self.listener.lines.recv() => match line {
                 Ok(line) => self.take(&line),
                 Err(RecvError::Lagged(_)) => self.behind = true,
                 // The channel lives as long as a listener does.
                 Err(RecvError::Closed) => self.end("draining"),
             },
-            () = sleep_until(silence) => self.ready.push_back(match self.format {
+            () = &mut self.timer => self.ring(),
+        }
+    }
+
+    fn ring(&mut self) {
+        let now = Instant::now();
+        if now >= self.spoke_at + self.order.heartbeat {
+            self.spoke_at = now;
+            self.ready.push_back(match self.order.format {
                 Format::Sse => Bytes::from_static(b": still here\n\n"),
                 Format::NdJson => Bytes::from_static(b"\n"),
-            }),
+            });
         }
+        self.timer.as_mut().reset(std::cmp::min(self.order.expires, self.spoke_at + self.order.heartbeat));
     }
 
     fn take(&mut self, line: &Line) {
         match line {
-            Line::Event(event) if event.seq <= self.position => {}
-            Line::Event(event) if event.seq > self.position + 1 => self.behind = true,
+            Line::Event(event) if event.seq <= self.order.position => {}
+            Line::Event(event) if event.seq > self.order.position + 1 => self.behind = true,
             Line::Event(event) => {
-                self.position = event.seq;
+                self.order.position = event.seq;
                 self.show(event);
             }
             // What was said before an event that this stream has shown already may belong to a step that has ended.
             Line::Delta(delta) => {
-                if delta.after >= self.position && self.filter.shows(delta.session, DELTA_TYPE) {
-                    self.ready.push_back(delta.frame.bytes(self.format));
+                if delta.after >= self.order.position && self.order.filter.shows(delta.session, DELTA_TYPE) {
+                    self.ready.push_back(delta.frame.bytes(self.order.format));
                 }
             }
         }
     }
 
     fn show(&mut self, event: &EventLine) {
-        if self.filter.shows(event.session, &event.kind) {
-            self.ready.push_back(event.frame.bytes(self.format));
+        if self.order.filter.shows(event.session, &event.kind) {
+            self.ready.push_back(event.frame.bytes(self.order.format));
         }
     }
 
@@ -256,10 +285,11 @@ impl Reader {
     async fn catch_up(&mut self) {
         // Whatever is handed out after this moment comes as a line; a page that is not full has everything before it.
         let handed_out = self.listener.position();
+        let Order { scope, filter, position, stop, .. } = &self.order;
         let page = tokio::select! {
             biased;
-            () = self.stop.cancelled() => return,
-            page = self.store.events_after(self.scope, self.filter.session, self.position, PAGE) => page,
+            () = stop.cancelled() => return,
+            page = self.store.events_after(*scope, filter.session, *position, PAGE) => page,
         };
         let events = match page {
             Ok(events) => events,
@@ -270,18 +300,18 @@ impl Reader {
         };
         self.behind = i64::try_from(events.len()).is_ok_and(|read| read == PAGE);
         for event in &events {
-            self.position = event.seq;
+            self.order.position = event.seq;
             self.show(&EventLine::new(event));
         }
         if !self.behind {
-            self.position = std::cmp::max(self.position, handed_out);
+            self.order.position = std::cmp::max(self.order.position, handed_out);
         }
     }
 
     async fn rest(&mut self) {
         tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = sleep_until(self.expires) => {}
+            () = self.order.stop.cancelled() => {}
+            () = sleep_until(self.order.expires) => {}
             () = sleep(RETRY) => {}
         }
     }
@@ -290,10 +320,10 @@ impl Reader {
     fn end(&mut self, reason: &str) {
         let data: Value = json!({
             "event_type": "reconnect",
-            "payload": {"reason": reason, "cursor": self.position},
+            "payload": {"reason": reason, "cursor": self.order.position},
             "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
         });
-        self.ready.push_back(Frame::new(None, "reconnect", &data.to_string()).bytes(self.format));
+        self.ready.push_back(Frame::new(None, "reconnect", &data.to_string()).bytes(self.order.format));
         self.ended = true;
     }
 }

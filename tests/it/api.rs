@@ -74,7 +74,7 @@ impl Api {
     }
 
     fn token(user: &str) -> String {
-        dev_token(&secret(), user, Duration::from_secs(600), None, None).expect("a token")
+        dev_token(&secret(), user, Duration::from_mins(10), None, None).expect("a token")
     }
 
     /// The scope of a person, for playing the worker.
@@ -206,7 +206,7 @@ struct Frame {
 impl Feed {
     async fn open(request: RequestBuilder) -> Self {
         // No limit of time for the whole of it.
-        let response = request.timeout(Duration::from_secs(3600)).send().await.expect("a stream");
+        let response = request.timeout(Duration::from_hours(1)).send().await.expect("a stream");
         assert_eq!(response.status(), StatusCode::OK);
         let body = response.bytes_stream().map(|chunk| chunk.map(|bytes| bytes.to_vec())).boxed();
         Self { body, buffer: Vec::new(), frames: VecDeque::new() }

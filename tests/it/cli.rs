@@ -1,4 +1,5 @@
 //! The one binary as a person meets it: real processes, real signals, what they print.
+#![expect(clippy::expect_used, reason = "a test stops at the first surprise")]
 
 use std::{path::Path, time::Instant};
 

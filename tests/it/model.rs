@@ -267,7 +267,7 @@ async fn types_and_sql_agree_on_every_pair() {
 /// Takes everything that is left out of the way of the next pair.
 async fn clear(store: &Store) {
     sqlx::query("truncate users cascade").execute(store.pool()).await.unwrap();
-    sqlx::query("truncate events").execute(store.pool()).await.unwrap();
+    sqlx::query("truncate events, leases, ready_steps").execute(store.pool()).await.unwrap();
 }
 
 #[tokio::test]

@@ -93,11 +93,8 @@ impl Codelab {
             }
             None
         });
-        match found.await {
-            Ok(Some(line)) => line,
-            Ok(None) => panic!("it ended without saying {words:?}:\n{}", self.said.join("\n")),
-            Err(_) => panic!("it did not say {words:?} in time:\n{}", self.said.join("\n")),
-        }
+        let found = found.await.map_err(|_| "it did not say in time").and_then(|found| found.ok_or("it ended without saying"));
+        found.unwrap_or_else(|why| panic!("{why}: {words:?}; it said:\n{}", self.said.join("\n")))
     }
 
     /// Sends it a signal.

@@ -1,7 +1,5 @@
 //! The feed: everything that happens, in order, as a stream that can be taken up again at any point.
 
-use std::collections::VecDeque;
-
 use axum::{
     body::Body,
     extract::State,
@@ -20,7 +18,7 @@ use crate::{
     extract::{Path, Query},
     hub::{Listener, Purpose},
     problem::{Code, Problem, ProblemBody},
-    sse::{Filter, Format, Reader},
+    sse::{self, Filter, Format, Order},
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -92,7 +90,7 @@ pub(crate) async fn of_person(
     stream(&app, caller, &headers, after, Filter { session: None, sessions, types }).await
 }
 
-async fn stream(app: &App, caller: Caller, headers: &HeaderMap, after: Option<i64>, filter: Filter) -> Result<Response, Problem> {
+async fn stream(app: &App, caller: Caller, headers: &HeaderMap, after: Option<Cursor>, filter: Filter) -> Result<Response, Problem> {
     let format = format_of(headers);
     let listener = app.hub.join(caller.scope, Purpose::Stream).map_err(|_| {
         let detail = format!("you have {} streams open; close one first", app.config.max_streams_per_user);
@@ -100,19 +98,14 @@ async fn stream(app: &App, caller: Caller, headers: &HeaderMap, after: Option<i6
     })?;
     let position = begin(app, caller, &listener, after).await?;
     let left = (caller.expires_at - Utc::now()).to_std().unwrap_or_default();
-    let reader = Reader {
-        store: app.store.clone(),
+    let order = Order {
         scope: caller.scope,
         filter,
         format,
+        position,
         heartbeat: app.config.heartbeat,
         expires: Instant::now() + left,
         stop: app.stop.clone(),
-        position,
-        behind: true,
-        ready: VecDeque::new(),
-        ended: false,
-        listener,
     };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(match format {
@@ -122,35 +115,59 @@ async fn stream(app: &App, caller: Caller, headers: &HeaderMap, after: Option<i6
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
         (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
     ];
-    Ok((headers, Body::from_stream(reader.into_stream())).into_response())
+    Ok((headers, Body::from_stream(sse::chunks(app.store.clone(), listener, order))).into_response())
 }
 
 /// The seq to begin after. Postgres is asked for the newest one where nothing here knows better.
-async fn begin(app: &App, caller: Caller, listener: &Listener, after: Option<i64>) -> Result<i64, Problem> {
-    if let Some(after) = after
+async fn begin(app: &App, caller: Caller, listener: &Listener, after: Option<Cursor>) -> Result<i64, Problem> {
+    if let Some(Cursor { seq, .. }) = after
         && listener.is_live()
-        && after <= listener.position()
+        && seq <= listener.position()
     {
-        return Ok(after);
+        return Ok(seq);
     }
     let newest = app.store.last_seq(caller.scope).await?;
     listener.start_after(newest);
     match after {
-        Some(after) if after > newest => Err(Problem::query("after", "future_cursor", "there is no event of that seq yet")),
-        after => Ok(after.unwrap_or(newest)),
+        Some(Cursor { seq, origin }) if seq > newest => Err(origin.refuse("future_cursor", "there is no event of that seq yet")),
+        after => Ok(after.map_or(newest, |cursor| cursor.seq)),
+    }
+}
+
+/// Where a stream begins.
+#[derive(Debug, Clone, Copy)]
+struct Cursor {
+    seq: i64,
+    origin: Origin,
+}
+
+/// Where a cursor stood.
+#[derive(Debug, Clone, Copy)]
+enum Origin {
+    Header,
+    Query,
+}
+
+impl Origin {
+    fn refuse(self, code: &str, detail: &str) -> Problem {
+        match self {
+            Self::Header => Problem::new(Code::BadHeader, format!("Last-Event-ID: {detail}")),
+            Self::Query => Problem::query("after", code, detail),
+        }
     }
 }
 
 /// What the header or the query says; the header wins, because a browser that reconnects repeats the old query.
-fn cursor(headers: &HeaderMap, query: Option<&str>) -> Result<Option<i64>, Problem> {
-    let parse = |text: &str| text.parse::<i64>().ok().filter(|seq| *seq >= 0 && !text.starts_with('+'));
-    let detail = "give the seq of an event, or 0";
-    if let Some(id) = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) {
-        let seq = id.to_str().ok().and_then(parse);
-        return seq.map(Some).ok_or_else(|| Problem::new(Code::BadHeader, format!("Last-Event-ID is not a cursor: {detail}")));
-    }
-    let seq = query.map(|text| parse(text).ok_or_else(|| Problem::query("after", "bad_cursor", detail)));
-    seq.transpose()
+fn cursor(headers: &HeaderMap, query: Option<&str>) -> Result<Option<Cursor>, Problem> {
+    let header = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty());
+    let (text, origin) = match (header, query) {
+        (Some(id), _) => (id.to_str().unwrap_or_default(), Origin::Header),
+        (None, Some(text)) => (text, Origin::Query),
+        (None, None) => return Ok(None),
+    };
+    // Digits only: a number's parser would also take a sign.
+    let seq = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    seq.map(|seq| Some(Cursor { seq, origin })).ok_or_else(|| origin.refuse("bad_cursor", "give the seq of an event, or 0"))
 }
 
 fn list<T>(text: Option<&str>, parameter: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<Vec<T>>, Problem> {

@@ -33,6 +33,7 @@ fn signed(header: &Header, claims: &Value, key: &[u8]) -> String {
 }
 
 /// A good token but for these claims; null takes one away.
+#[expect(clippy::needless_pass_by_value, reason = "tables read better without references")]
 fn with(changes: Value) -> String {
     let mut claims = json!({"sub": "ada", "exp": now() + 60});
     for (claim, value) in changes.as_object().expect("an object") {
@@ -126,14 +127,14 @@ async fn without_a_bearer_token_there_is_only_a_challenge() {
 #[tokio::test]
 async fn the_same_subject_of_two_issuers_is_two_people() {
     let api = Api::start().await;
-    let token = |issuer| dev_token(&secret(), "ada", std::time::Duration::from_secs(60), issuer, None).expect("a token");
+    let token = |issuer| dev_token(&secret(), "ada", std::time::Duration::from_mins(1), issuer, None).expect("a token");
     for issuer in [None, Some("one"), Some("two")] {
         let made = answer(api.open(Method::POST, "/my/agents/").bearer_auth(token(issuer)).json(&json!({"name": "coder"}))).await;
         assert_eq!(made.status, StatusCode::CREATED, "the name is free for each: {}", made.text);
     }
     assert_eq!(users(&api).await, 3);
     // A colon, a quote or another script in a subject is a name like any other.
-    for subject in ["tenant:ada", "'; drop table users; --", "ӓdа"] {
+    for subject in ["tenant:ada", "'; drop table users; --", "\u{430}d\u{430}"] {
         assert_eq!(ask(&api, &format!("Bearer {}", with(json!({"sub": subject})))).await.status, StatusCode::OK);
     }
     assert_eq!(users(&api).await, 6);

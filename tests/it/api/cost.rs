@@ -14,7 +14,8 @@ use serde_json::json;
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
-    span, subscriber,
+    span,
+    subscriber::{self, DefaultGuard},
 };
 
 use super::{Api, Feed, answer};
@@ -39,6 +40,12 @@ impl Visit for Summary {
 #[derive(Clone, Default)]
 struct Statements(Arc<AtomicUsize>);
 
+impl Statements {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 impl Subscriber for Statements {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target() == "sqlx::query" && *metadata.level() <= Level::DEBUG
@@ -57,11 +64,21 @@ impl Subscriber for Statements {
     fn exit(&self, _: &span::Id) {}
 }
 
+/// An API whose statements are counted.
+async fn counted() -> (Api, Statements, DefaultGuard) {
+    let statements = Statements::default();
+    let counting = subscriber::set_default(statements.clone());
+    let api = Api::start().await;
+    // Who runs a statement for the first time decides for all threads whether somebody wants to hear of it. Now that
+    // one has been run, it is asked again.
+    api.scope("ada").await;
+    tracing::callsite::rebuild_interest_cache();
+    (api, statements, counting)
+}
+
 #[tokio::test]
 async fn a_request_costs_so_many_statements() {
-    let statements = Statements::default();
-    let _counting = subscriber::set_default(statements.clone());
-    let api = Api::start().await;
+    let (api, statements, _counting) = counted().await;
     let agent = api.agent("ada", "coder").await;
     let session = api.session("ada").await;
     let plan = api.plan("ada", Some(&session), "coder").await;
@@ -88,17 +105,15 @@ async fn a_request_costs_so_many_statements() {
         ("a new person's first request", api.request("eve", Method::GET, "/my/agents/"), 3),
     ];
     for (what, request, expected) in table {
-        let before = statements.0.load(Ordering::SeqCst);
+        let before = statements.count();
         answer(request).await;
-        assert_eq!(statements.0.load(Ordering::SeqCst) - before, expected, "{what}");
+        assert_eq!(statements.count() - before, expected, "{what}");
     }
 }
 
 #[tokio::test]
 async fn a_hundred_streams_of_one_person_read_an_event_once() {
-    let statements = Statements::default();
-    let _counting = subscriber::set_default(statements.clone());
-    let api = Api::start().await;
+    let (api, statements, _counting) = counted().await;
     let session = api.session("ada").await;
     let mut feeds = Vec::new();
     for _ in 0..100 {
@@ -113,27 +128,25 @@ async fn a_hundred_streams_of_one_person_read_an_event_once() {
     for feed in &mut feeds {
         feed.until(last).await;
     }
-    let before = statements.0.load(Ordering::SeqCst);
+    let before = statements.count();
     api.post("ada", &path, json!({"content": "two"})).await.ok();
     for feed in &mut feeds {
         feed.until(last + 2).await;
     }
-    let cost = statements.0.load(Ordering::SeqCst) - before;
+    let cost = statements.count() - before;
     // The message, its read for all hundred streams, and perhaps a poll that fell into this moment.
     assert!((2..=6).contains(&cost), "{cost}");
 }
 
 #[tokio::test]
 async fn a_waiting_message_costs_its_acceptance_its_answer_and_the_feed() {
-    let statements = Statements::default();
-    let _counting = subscriber::set_default(statements.clone());
-    let api = Api::start().await;
+    let (api, statements, _counting) = counted().await;
     api.agent("ada", "coder").await;
     let session = api.session("ada").await;
     let request = api.request("ada", Method::POST, &format!("/my/chat/{session}/message/"));
     let request = request.header("prefer", "wait=10").json(&json!({"content": "x", "target_agent": "coder"}));
     let scope = api.scope("ada").await;
-    let before = statements.0.load(Ordering::SeqCst);
+    let before = statements.count();
     // The worker that the test plays; what it costs is not the request's.
     let work = async {
         let mut looks = 1;
@@ -146,7 +159,7 @@ async fn a_waiting_message_costs_its_acceptance_its_answer_and_the_feed() {
     };
     let (answered, others) = join(answer(request), work).await;
     assert_eq!(answered.status, reqwest::StatusCode::OK, "{}", answered.text);
-    let cost = statements.0.load(Ordering::SeqCst) - before - others;
+    let cost = statements.count() - before - others;
     // The agent's name, the message, its answer; and one read of the feed for each hint that came: the acceptance and the
     // finish, shared by all who listen, and perhaps a poll.
     assert!((4..=6).contains(&cost), "{cost}");

@@ -9,11 +9,11 @@ use futures::future::join_all;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use super::{Api, Feed, Frame, secret};
+use super::{Api, Feed, Frame, answer, secret};
 
 /// Without a poll in the test's time: only hints wake.
 fn hints_only() -> ApiConfig {
-    ApiConfig { poll: Duration::from_secs(3600), ..ApiConfig::new(AuthConfig::hs256(secret())) }
+    ApiConfig { poll: Duration::from_hours(1), ..ApiConfig::new(AuthConfig::hs256(secret())) }
 }
 
 /// Polls fast, for tests in which nobody gives hints.
@@ -156,6 +156,10 @@ async fn a_stream_is_taken_up_again_where_it_broke() {
     // An empty header is what a browser sends that has seen nothing.
     let mut empty = Feed::open(from_start(&api).header("last-event-id", "")).await;
     assert_eq!(empty.event().await.id, Some(1));
+    for odd in ["abc", "-1", "+1", "1.0", "99999999999999999999", &(last + 1).to_string()] {
+        let refused = answer(from_start(&api).header("last-event-id", odd)).await;
+        assert_eq!((refused.status.as_u16(), refused.problem()), (400, "bad_header"), "{odd}");
+    }
 }
 
 #[tokio::test]

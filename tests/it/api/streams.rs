@@ -63,7 +63,7 @@ async fn lines_of_json_are_the_same_events() {
     assert_eq!(response.headers()["content-type"], "application/x-ndjson");
     let mut text = String::new();
     while text.lines().count() < 2 {
-        text += &String::from_utf8(response.chunk().await.expect("a chunk").expect("no end").to_vec()).expect("text");
+        text += str::from_utf8(&response.chunk().await.expect("a chunk").expect("no end")).expect("text");
     }
     for line in text.lines().take(2) {
         assert_eq!(serde_json::from_str::<Value>(line).expect("JSON"), events.event().await.data);
@@ -83,10 +83,12 @@ async fn text_on_its_way_comes_in_pieces_without_an_id() {
     let (step, said) = (StepId::new(), 200);
     let strange = [(eve, Some(session)), (ada, Some(other)), (ada, None)].map(|(user, session)| delta(user, session, StepId::new(), "?"));
     for n in 0..said {
-        strange.iter().for_each(|delta| api.store.hints().delta(delta.clone()));
+        for delta in &strange {
+            api.store.hints().delta(delta.clone());
+        }
         api.store.hints().delta(delta(ada, Some(session), step, &format!("{n} ")));
     }
-    let expected: String = (0..said).map(|n| format!("{n} ")).collect();
+    let expected = (0..said).map(|n| format!("{n} ")).collect::<Vec<_>>().concat();
     let (mut text, mut frames) = (String::new(), 0);
     while text.len() < expected.len() {
         let frame = feed.event().await;

@@ -16,7 +16,7 @@ use super::{Api, answer, secret};
 
 /// Only hints wake: a lost one would show.
 async fn start() -> Api {
-    let config = ApiConfig { poll: Duration::from_secs(3600), ..ApiConfig::new(AuthConfig::hs256(secret())) };
+    let config = ApiConfig { poll: Duration::from_hours(1), ..ApiConfig::new(AuthConfig::hs256(secret())) };
     Api::start_with(config).await
 }
 

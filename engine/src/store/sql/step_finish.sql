@@ -15,19 +15,25 @@ declare
   v_now timestamptz;
   v_moved pg_temp.moved[] := '{}';
   v_drafts pg_temp.draft[] := '{}';
-  v_ready_users uuid[] := '{}';
-  v_ready uuid[] := '{}';
+  v_settled_users uuid[];
+  v_settled uuid[];
+  v_plan_users uuid[];
+  v_plans uuid[];
+  v_ended integer[];
+  v_succeeded integer[];
+  v_unsuccessful integer[];
+  v_added integer[];
+  v_ready_users uuid[];
+  v_ready uuid[];
   v_freed_users uuid[];
   v_freed_agents uuid[];
-  v_freed integer[];
+  v_replies boolean;
+  v_expanded record;
+  v_steps uuid[];
+  v_skips integer;
   v_feed_users uuid[] := '{}';
   v_feed_deltas integer[] := '{}';
-  v_expanded record;
-  v_added uuid[];
-  v_added_users uuid[] := '{}';
-  v_added_plans uuid[] := '{}';
-  v_added_counts integer[] := '{}';
-  v_settled record;
+  v_hear record;
   v_counted record;
   v_admitted record;
   v_taken record;
@@ -38,6 +44,7 @@ begin
       order by p.user_id, p.id for no key update;
     v_now := coalesce(p_clock, clock_timestamp());
 
+    -- Everything that the common path needs comes out of this one statement as arrays.
     with given as (
       select * from unnest(p_users, p_steps, p_tokens, p_outcomes, p_bodies) with ordinality
         g(user_id, id, token, outcome, body, n)),
@@ -69,10 +76,43 @@ begin
           finished_at = case when d.next in ('succeeded', 'failed', 'cancelled') then v_now end
       from decided d
       where s.user_id = d.user_id and s.id = d.id and s.state = 'running'
-      returning d.n, s.user_id, s.plan_id, s.session_id, s.id, s.agent_id, s.key, s.kind, s.state, s.attempt, d.outcome)
+      returning d.n, s.user_id, s.plan_id, s.session_id, s.id, s.agent_id, s.key, s.kind, s.state, s.attempt, d.outcome, d.body,
+                s.error)
     select coalesce(array_agg((m.n, m.user_id, m.plan_id, m.session_id, m.id, m.agent_id, m.key, m.kind, m.state,
-                               m.attempt, m.outcome)::pg_temp.moved order by m.n), '{}')
-    into v_moved from moved m;
+                               m.attempt, m.outcome)::pg_temp.moved order by m.n), '{}'),
+      coalesce(array_agg((m.user_id, m.session_id, m.plan_id, m.id,
+        case m.state
+          when 'succeeded' then 'task_completed' when 'failed' then 'task_failed' when 'cancelled' then 'task_cancelled'
+          when 'suspended' then case when m.body ->> 'kind' = 'approval' then 'approval_required' else 'task_waiting' end
+          else 'task_progress' end,
+        jsonb_build_object('key', m.key, 'kind', m.kind, 'agent_id', m.agent_id, 'attempt', m.attempt) ||
+        case m.state
+          when 'succeeded' then case when octet_length((m.body -> 'result')::text) <= 8192
+            then jsonb_build_object('result', m.body -> 'result')
+            else jsonb_build_object('result_link', '/my/plans/' || m.plan_id || '/steps/') end
+          when 'failed' then jsonb_build_object('error', m.error)
+          when 'cancelled' then '{}'::jsonb
+          when 'suspended' then jsonb_build_object('wait_id', m.body -> 'id', 'wait_kind', m.body -> 'kind',
+            'deadline', v_now + (m.body ->> 'deadline_ms')::bigint * interval '1 millisecond')
+          else jsonb_build_object('reason', case m.outcome when 'lost' then 'worker_lost' else m.outcome end,
+            'error', m.body -> 'error', 'retry_after_ms', m.body -> 'after_ms') end)::pg_temp.draft order by m.n), '{}'),
+      array_agg(m.user_id) filter (where m.state in ('succeeded', 'failed')),
+      array_agg(m.id) filter (where m.state in ('succeeded', 'failed')),
+      coalesce(array_agg(m.user_id) filter (where m.state in ('succeeded', 'failed', 'cancelled')), '{}'),
+      array_agg(m.plan_id) filter (where m.state in ('succeeded', 'failed', 'cancelled')),
+      array_agg(1) filter (where m.state in ('succeeded', 'failed', 'cancelled')),
+      array_agg((m.state = 'succeeded' and m.kind not in ('planning', 'summary'))::integer)
+        filter (where m.state in ('succeeded', 'failed', 'cancelled')),
+      array_agg((m.state = 'failed')::integer) filter (where m.state in ('succeeded', 'failed', 'cancelled')),
+      array_agg(0) filter (where m.state in ('succeeded', 'failed', 'cancelled')),
+      array_agg(m.user_id order by m.n) filter (where m.state = 'ready' and coalesce((m.body ->> 'after_ms')::bigint, 0) <= 0),
+      array_agg(m.id order by m.n) filter (where m.state = 'ready' and coalesce((m.body ->> 'after_ms')::bigint, 0) <= 0),
+      array_agg(m.user_id) filter (where m.agent_id is not null),
+      array_agg(m.agent_id) filter (where m.agent_id is not null),
+      coalesce(bool_or(m.body ? 'reply'), false)
+    into v_moved, v_drafts, v_settled_users, v_settled, v_plan_users, v_plans, v_ended, v_succeeded, v_unsuccessful, v_added,
+         v_ready_users, v_ready, v_freed_users, v_freed_agents, v_replies
+    from moved m;
 
     if cardinality(v_moved) < cardinality(p_steps) then
       return query
@@ -84,93 +124,81 @@ begin
   end if;
 
   if cardinality(v_moved) > 0 then
-    select array_agg((m.user_id, m.session_id, m.plan_id, m.id,
-      case m.state when 'succeeded' then 'task_completed' when 'failed' then 'task_failed' when 'cancelled' then 'task_cancelled'
-                   when 'suspended' then case when p_bodies[m.n] ->> 'kind' = 'approval' then 'approval_required' else 'task_waiting' end
-                   else 'task_progress' end,
-      jsonb_build_object('key', m.key, 'kind', m.kind, 'agent_id', m.agent_id, 'attempt', m.attempt) ||
-      case m.state
-        when 'succeeded' then case when octet_length((p_bodies[m.n] -> 'result')::text) <= 8192
-          then jsonb_build_object('result', p_bodies[m.n] -> 'result')
-          else jsonb_build_object('result_link', '/my/plans/' || m.plan_id || '/steps/') end
-        when 'failed' then jsonb_build_object('error', coalesce(p_bodies[m.n] -> 'error', '{"code": "poison"}'))
-        when 'cancelled' then '{}'::jsonb
-        when 'suspended' then jsonb_build_object('wait_id', p_bodies[m.n] -> 'id', 'wait_kind', p_bodies[m.n] -> 'kind',
-          'deadline', v_now + (p_bodies[m.n] ->> 'deadline_ms')::bigint * interval '1 millisecond')
-        else jsonb_build_object('reason', case m.outcome when 'lost' then 'worker_lost' else m.outcome end,
-          'error', p_bodies[m.n] -> 'error', 'retry_after_ms', p_bodies[m.n] -> 'after_ms') end)::pg_temp.draft
-      order by m.n)
-    into v_drafts from unnest(v_moved) m;
-
-    insert into waits (user_id, id, step_id, plan_id, session_id, kind, payload, deadline, created_at)
-    select m.user_id, (p_bodies[m.n] ->> 'id')::uuid, m.id, m.plan_id, m.session_id, (p_bodies[m.n] ->> 'kind')::wait_kind,
-           p_bodies[m.n] -> 'payload', v_now + (p_bodies[m.n] ->> 'deadline_ms')::bigint * interval '1 millisecond', v_now
-    from unnest(v_moved) m where m.state = 'suspended';
+    if 'suspend' = any (p_outcomes) then
+      insert into waits (user_id, id, step_id, plan_id, session_id, kind, payload, deadline, created_at)
+      select m.user_id, (p_bodies[m.n] ->> 'id')::uuid, m.id, m.plan_id, m.session_id, (p_bodies[m.n] ->> 'kind')::wait_kind,
+             p_bodies[m.n] -> 'payload', v_now + (p_bodies[m.n] ->> 'deadline_ms')::bigint * interval '1 millisecond', v_now
+      from unnest(v_moved) m where m.state = 'suspended';
+    end if;
 
     -- A reply goes out when its step ended for good.
-    with replied as (
-      insert into messages (user_id, id, session_id, role, content, plan_id, agent_id, created_at)
-      select m.user_id, (p_bodies[m.n] -> 'reply' ->> 'id')::uuid, m.session_id, 'assistant',
-             p_bodies[m.n] -> 'reply' ->> 'content', m.plan_id, m.agent_id, v_now
-      from unnest(v_moved) m
-      where m.state in ('succeeded', 'failed') and m.session_id is not null and p_bodies[m.n] ? 'reply'
-      returning user_id, id, session_id, plan_id, agent_id, content)
-    select v_drafts || array_agg((r.user_id, r.session_id, r.plan_id, null, 'message_created', jsonb_build_object(
-             'message_id', r.id, 'role', 'assistant', 'agent_id', r.agent_id) ||
-             case when octet_length(r.content) <= 8192 then jsonb_build_object('content', r.content)
-                  else jsonb_build_object('content_link', '/my/chat/' || r.session_id || '/messages/') end)::pg_temp.draft)
-    into v_drafts from replied r;
+    if v_replies then
+      with replied as (
+        insert into messages (user_id, id, session_id, role, content, plan_id, agent_id, created_at)
+        select m.user_id, (p_bodies[m.n] -> 'reply' ->> 'id')::uuid, m.session_id, 'assistant',
+               p_bodies[m.n] -> 'reply' ->> 'content', m.plan_id, m.agent_id, v_now
+        from unnest(v_moved) m
+        where m.state in ('succeeded', 'failed') and m.session_id is not null and p_bodies[m.n] ? 'reply'
+        returning user_id, id, session_id, plan_id, agent_id, content)
+      select v_drafts || array_agg((r.user_id, r.session_id, r.plan_id, null, 'message_created', jsonb_build_object(
+               'message_id', r.id, 'role', 'assistant', 'agent_id', r.agent_id) ||
+               case when octet_length(r.content) <= 8192 then jsonb_build_object('content', r.content)
+                    else jsonb_build_object('content_link', '/my/chat/' || r.session_id || '/messages/') end)::pg_temp.draft)
+      into v_drafts from replied r;
+    end if;
 
-    for v_expanded in
-      select m.*, coalesce((select max(s.position) + 1 from steps s where s.user_id = m.user_id and s.plan_id = m.plan_id), 0) as base
-      from unnest(v_moved) m where m.outcome = 'expand' and m.state = 'succeeded' order by m.n
-    loop
-      v_added := pg_temp.steps_insert(v_expanded.user_id, v_expanded.plan_id, v_expanded.session_id, v_expanded.base, 0,
-                                      p_bodies[v_expanded.n] -> 'steps', v_now);
-      v_ready := v_ready || v_added;
-      v_ready_users := v_ready_users || array_fill(v_expanded.user_id, array[cardinality(v_added)]);
-      v_added_users := v_added_users || v_expanded.user_id;
-      v_added_plans := v_added_plans || v_expanded.plan_id;
-      v_added_counts := v_added_counts || jsonb_array_length(p_bodies[v_expanded.n] -> 'steps');
-      v_drafts := v_drafts || (v_expanded.user_id, v_expanded.session_id, v_expanded.plan_id, null, 'task_plan_created',
-        jsonb_build_object('plan_id', v_expanded.plan_id, 'steps', jsonb_array_length(p_bodies[v_expanded.n] -> 'steps'),
-                           'source', p_bodies[v_expanded.n] -> 'result' -> 'source'))::pg_temp.draft;
-    end loop;
+    if 'expand' = any (p_outcomes) then
+      for v_expanded in
+        select m.*, (select max(s.position) + 1 from steps s where s.user_id = m.user_id and s.plan_id = m.plan_id) as base
+        from unnest(v_moved) m where m.outcome = 'expand' and m.state = 'succeeded' order by m.n
+      loop
+        v_steps := pg_temp.steps_insert(v_expanded.user_id, v_expanded.plan_id, v_expanded.session_id, v_expanded.base, 0,
+                                        p_bodies[v_expanded.n] -> 'steps', v_now);
+        v_ready := v_ready || v_steps;
+        v_ready_users := v_ready_users || array_fill(v_expanded.user_id, array[cardinality(v_steps)]);
+        v_plan_users := v_plan_users || v_expanded.user_id;
+        v_plans := v_plans || v_expanded.plan_id;
+        v_ended := v_ended || 0; v_succeeded := v_succeeded || 0; v_unsuccessful := v_unsuccessful || 0;
+        v_added := v_added || jsonb_array_length(p_bodies[v_expanded.n] -> 'steps');
+        v_drafts := v_drafts || (v_expanded.user_id, v_expanded.session_id, v_expanded.plan_id, null, 'task_plan_created',
+          jsonb_build_object('plan_id', v_expanded.plan_id, 'steps', jsonb_array_length(p_bodies[v_expanded.n] -> 'steps'),
+                             'source', p_bodies[v_expanded.n] -> 'result' -> 'source'))::pg_temp.draft;
+      end loop;
+    end if;
 
-    select t.* into v_settled from (
-      select array_agg(m.user_id) as users, array_agg(m.id) as ids from unnest(v_moved) m where m.state in ('succeeded', 'failed')) i
-    cross join lateral pg_temp.steps_settle(i.users, i.ids, v_now) t;
-    v_ready_users := v_ready_users || v_settled.ready_users;
-    v_ready := v_ready || v_settled.ready_steps;
-    v_drafts := v_drafts || v_settled.drafts;
+    if v_settled is not null then
+      v_hear := pg_temp.steps_settle(v_settled_users, v_settled, v_now);
+      v_ready_users := v_ready_users || v_hear.ready_users;
+      v_ready := v_ready || v_hear.ready_steps;
+      v_drafts := v_drafts || v_hear.drafts;
+      v_skips := cardinality(v_hear.skipped_users);
+      if v_skips > 0 then
+        v_plan_users := v_plan_users || v_hear.skipped_users;
+        v_plans := v_plans || v_hear.skipped_plans;
+        v_ended := v_ended || array_fill(1, array[v_skips]);
+        v_succeeded := v_succeeded || array_fill(0, array[v_skips]);
+        v_unsuccessful := v_unsuccessful || array_fill(1, array[v_skips]);
+        v_added := v_added || array_fill(0, array[v_skips]);
+      end if;
+    end if;
 
-    select t.* into v_counted from (
-      select array_agg(c.user_id) as users, array_agg(c.plan_id) as plans, array_agg(c.ended) as ended,
-             array_agg(c.succeeded) as succeeded, array_agg(c.unsuccessful) as unsuccessful, array_agg(c.added) as added
-      from (
-        select m.user_id, m.plan_id, 1 as ended, (m.state = 'succeeded' and m.kind not in ('planning', 'summary'))::integer as succeeded,
-               (m.state = 'failed')::integer as unsuccessful, 0 as added
-        from unnest(v_moved) m where m.state in ('succeeded', 'failed', 'cancelled')
-        union all
-        select s.user_id, s.plan_id, 1, 0, 1, 0 from unnest(v_settled.skipped_users, v_settled.skipped_plans) s(user_id, plan_id)
-        union all
-        select a.user_id, a.plan_id, 0, 0, 0, a.n from unnest(v_added_users, v_added_plans, v_added_counts) a(user_id, plan_id, n)) c) i
-    cross join lateral pg_temp.plans_count(i.users, i.plans, i.ended, i.succeeded, i.unsuccessful, i.added, v_now) t;
-    v_ready_users := v_ready_users || v_counted.ready_users;
-    v_ready := v_ready || v_counted.ready_steps;
-    v_drafts := v_drafts || v_counted.drafts;
+    if cardinality(v_plan_users) > 0 then
+      v_counted := pg_temp.plans_count(v_plan_users, v_plans, v_ended, v_succeeded, v_unsuccessful, v_added, v_now);
+      v_ready_users := v_ready_users || v_counted.ready_users;
+      v_ready := v_ready || v_counted.ready_steps;
+      v_drafts := v_drafts || v_counted.drafts;
+    end if;
 
-    -- Back to ready: at once, or when the retry is due.
-    insert into ready_steps (user_id, step_id, agent_id, rank, placed, due_at)
-    select m.user_id, m.id, m.agent_id, v_now + (p_bodies[m.n] ->> 'after_ms')::bigint * interval '1 millisecond', false,
-           v_now + (p_bodies[m.n] ->> 'after_ms')::bigint * interval '1 millisecond'
-    from unnest(v_moved) m where m.state = 'ready' and (p_bodies[m.n] ->> 'after_ms')::bigint > 0;
-    select v_ready_users || array_agg(m.user_id order by m.n), v_ready || array_agg(m.id order by m.n) into v_ready_users, v_ready
-    from unnest(v_moved) m where m.state = 'ready' and coalesce((p_bodies[m.n] ->> 'after_ms')::bigint, 0) <= 0;
+    -- A retry that is not due yet waits without a place.
+    if 'retry' = any (p_outcomes) then
+      insert into ready_steps (user_id, step_id, agent_id, rank, placed, due_at)
+      select m.user_id, m.id, m.agent_id, v_now + (p_bodies[m.n] ->> 'after_ms')::bigint * interval '1 millisecond', false,
+             v_now + (p_bodies[m.n] ->> 'after_ms')::bigint * interval '1 millisecond'
+      from unnest(v_moved) m where m.state = 'ready' and (p_bodies[m.n] ->> 'after_ms')::bigint > 0;
+    end if;
 
-    select array_agg(m.user_id), array_agg(m.agent_id), array_agg(1) into v_freed_users, v_freed_agents, v_freed
-    from unnest(v_moved) m where m.agent_id is not null;
-    select * into v_admitted from pg_temp.steps_admit(v_ready_users, v_ready, v_freed_users, v_freed_agents, v_freed, v_now);
+    v_admitted := pg_temp.steps_admit(v_ready_users, v_ready, v_freed_users, v_freed_agents,
+                                      array_fill(1, array[coalesce(cardinality(v_freed_agents), 0)]), v_now);
     v_feed_users := v_feed_users || v_admitted.feed_users;
     v_feed_deltas := v_feed_deltas || v_admitted.feed_deltas;
     v_drafts := v_drafts || v_admitted.drafts;
@@ -178,7 +206,7 @@ begin
 
   -- Claims come last: what has just become ready competes with all that waited before it.
   if p_limit > 0 then
-    select * into v_taken from pg_temp.steps_take(p_worker, p_limit, p_lease, coalesce(p_clock, clock_timestamp()));
+    v_taken := pg_temp.steps_take(p_worker, p_limit, p_lease, coalesce(p_clock, clock_timestamp()));
     v_feed_users := v_feed_users || v_taken.feed_users;
     v_feed_deltas := v_feed_deltas || v_taken.feed_deltas;
     v_drafts := v_drafts || v_taken.drafts;
@@ -187,13 +215,6 @@ begin
     perform pg_temp.events_append(v_drafts, v_feed_users, v_feed_deltas);
   end if;
   if p_limit > 0 then
-    return query
-      select 'claimed', s.user_id, s.id, s.plan_id, s.session_id, s.agent_id, s.agent_version, s.key, s.kind, s.spec, s.token, s.attempt,
-             p.cancel_requested_at is not null
-      from unnest(v_taken.users, v_taken.ids) with ordinality t(user_id, id, n)
-      join steps s on s.user_id = t.user_id and s.id = t.id
-      join plans p on p.user_id = s.user_id and p.id = s.plan_id
-      where s.state = 'running'
-      order by t.n;
+    return query select * from unnest(v_taken.claims);
   end if;
 end $$;

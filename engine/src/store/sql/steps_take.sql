@@ -3,30 +3,35 @@
 -- without that row. Token and attempt grow, a lease is written.
 create function pg_temp.steps_take(
   p_worker uuid, p_limit integer, p_lease interval, p_now timestamptz,
-  out users uuid[], out ids uuid[], out feed_users uuid[], out feed_deltas integer[], out drafts pg_temp.draft[])
+  out claims pg_temp.claimed[], out feed_users uuid[], out feed_deltas integer[], out drafts pg_temp.draft[])
 language plpgsql as $$
+declare
+  v_users uuid[];
+  v_ids uuid[];
 begin
   with taken as (
     delete from ready_steps where ctid = any (array(
       select r.ctid from ready_steps r where r.placed order by r.rank, r.step_id limit p_limit for update skip locked))
     returning user_id, step_id)
-  select array_agg(t.user_id), array_agg(t.step_id) into users, ids from taken t;
-  if users is null then return; end if;
+  select array_agg(t.user_id), array_agg(t.step_id) into v_users, v_ids from taken t;
+  if v_users is null then return; end if;
   with started as (
     update steps s
     set state = 'running', token = s.token + 1, attempt = s.attempt + 1, started_at = coalesce(s.started_at, p_now),
         agent_version = coalesce(s.agent_version,
           (select a.version from user_agents a where a.user_id = s.user_id and a.id = s.agent_id))
-    from unnest(users, ids) t(user_id, id)
+    from unnest(v_users, v_ids) with ordinality t(user_id, id, n)
     where s.user_id = t.user_id and s.id = t.id and s.state = 'ready'
-    returning s.user_id, s.id, s.session_id, s.plan_id, s.key, s.kind, s.agent_id, s.attempt, s.token),
+    returning t.n, s.user_id, s.id, s.session_id, s.plan_id, s.key, s.kind, s.agent_id, s.agent_version, s.spec, s.attempt, s.token),
   leased as (
     insert into leases (user_id, step_id, token, worker_id, expires_at)
     select s.user_id, s.id, s.token, p_worker, p_now + p_lease from started s),
   counts as (select s.user_id, -count(*)::integer as n from started s group by 1)
   select (select array_agg(c.user_id) from counts c), (select array_agg(c.n) from counts c),
+         array_agg(('claimed', s.user_id, s.id, s.plan_id, s.session_id, s.agent_id, s.agent_version, s.key, s.kind, s.spec, s.token,
+                    s.attempt, p.cancel_requested_at is not null)::pg_temp.claimed order by s.n),
          array_agg((s.user_id, s.session_id, s.plan_id, s.id, 'task_started', jsonb_build_object(
-           'key', s.key, 'kind', s.kind, 'agent_id', s.agent_id, 'attempt', s.attempt))::pg_temp.draft)
-  into feed_users, feed_deltas, drafts
-  from started s;
+           'key', s.key, 'kind', s.kind, 'agent_id', s.agent_id, 'attempt', s.attempt))::pg_temp.draft order by s.n)
+  into feed_users, feed_deltas, claims, drafts
+  from started s join plans p on p.user_id = s.user_id and p.id = s.plan_id;
 end $$;
