@@ -2,6 +2,8 @@
 
 /// Private servers and databases.
 pub mod harness;
+/// A person at the HTTP API.
+pub mod person;
 /// The binary as a real process.
 pub mod process;
 /// A stand-in for a model vendor.
