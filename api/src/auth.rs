@@ -13,7 +13,7 @@ use std::{
 
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{HeaderMap, header, request},
+    http::{HeaderMap, HeaderValue, header, request},
     middleware::Next,
     response::Response,
 };
@@ -138,7 +138,10 @@ impl FromRequestParts<App> for Caller {
 pub(crate) async fn authenticate(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, Problem> {
     let caller = app.auth.caller(request.headers()).await?;
     request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    let mut response = next.run(request).await;
+    // What belongs to one person stays out of every cache between.
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    Ok(response)
 }
 
 /// Checks tokens and knows their people.

@@ -327,3 +327,82 @@ impl Reader {
         self.ended = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::{
+        StoreError,
+        event::hints::Hints,
+        id::{StepId, UserId},
+        store::{self, PoolLimits},
+    };
+
+    use super::*;
+    use crate::{
+        ApiConfig,
+        auth::{AuthConfig, SecretString},
+        hub::{Hub, Purpose},
+    };
+
+    /// A reader that has seen everything up to 5, over a store that is never asked.
+    fn reader() -> Result<Reader, StoreError> {
+        let pool = store::pool("postgres://nobody@localhost/nothing", PoolLimits::default())?;
+        let store = Store::new(pool, Hints::local(), Duration::from_secs(30));
+        let config = ApiConfig::new(AuthConfig::hs256(SecretString::from("x".repeat(32))));
+        let stop = CancellationToken::new();
+        let hub = Hub::start(store.clone(), &config, &stop);
+        let scope = UserScope::vouched(UserId::new());
+        let Ok(listener) = hub.join(scope, Purpose::Stream) else { unreachable!("the first stream") };
+        let now = Instant::now();
+        let order = Order {
+            scope,
+            filter: Filter::default(),
+            format: Format::Sse,
+            position: 5,
+            heartbeat: config.heartbeat,
+            expires: now + config.heartbeat,
+            stop: stop.clone(),
+        };
+        let (timer, stopped) = (Box::pin(sleep_until(now)), Box::pin(stop.cancelled_owned()));
+        Ok(Reader { listener, store, order, behind: false, ready: VecDeque::new(), ended: false, spoke_at: now, timer, stopped })
+    }
+
+    fn event(seq: i64) -> Line {
+        let (event_type, payload, timestamp) = ("task_started".to_owned(), json!({}), Utc::now());
+        Line::event(&Event { event_type, payload, timestamp, seq, session_id: None, plan_id: None, step_id: None })
+    }
+
+    fn delta(after: i64) -> Line {
+        let (key, text) = ("a".to_owned(), "b".to_owned());
+        let delta = Delta { user: UserId::new(), session: None, plan: PlanId::new(), step: StepId::new(), key, attempt: 1, text };
+        Line::delta(&delta, after, Utc::now())
+    }
+
+    #[tokio::test]
+    async fn a_line_is_shown_once_and_only_when_it_is_the_next() -> Result<(), StoreError> {
+        // The line; how many frames it gives, the position after it, and whether Postgres has to be read.
+        let table = [
+            ("seen before", event(4), 0, 5, false),
+            ("the last one seen", event(5), 0, 5, false),
+            ("the next", event(6), 1, 6, false),
+            ("the next but one", event(7), 0, 5, true),
+            ("far ahead", event(700), 0, 5, true),
+            ("text at this position", delta(5), 1, 5, false),
+            ("text before an event that was shown", delta(4), 0, 5, false),
+        ];
+        for (what, line, frames, position, behind) in table {
+            let mut reader = reader()?;
+            reader.take(&line);
+            assert_eq!((reader.ready.len(), reader.order.position, reader.behind), (frames, position, behind), "{what}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_frame_is_the_same_event_in_both_formats() {
+        let frame = Frame::new(Some(7), "task_started", r#"{"a":1}"#);
+        assert_eq!(frame.bytes(Format::Sse), "id: 7\nevent: task_started\ndata: {\"a\":1}\n\n");
+        assert_eq!(frame.bytes(Format::NdJson), "{\"a\":1}\n");
+        assert_eq!(Frame::new(None, "x", "{}").bytes(Format::Sse), "event: x\ndata: {}\n\n");
+    }
+}

@@ -6,6 +6,8 @@ pub mod harness;
 pub mod person;
 /// The binary as a real process.
 pub mod process;
+/// The two tiers as processes of their own.
+pub mod tiers;
 /// A stand-in for a model vendor.
 pub mod vendor;
 

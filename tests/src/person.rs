@@ -197,6 +197,14 @@ pub fn streamed(seen: &[Seen], key: &str, attempt: u64) -> String {
     before.filter_map(|event| event.payload["delta"].as_str()).collect()
 }
 
+/// Text that came after the end of the step that it belongs to.
+pub fn late(seen: &[Seen]) -> Vec<&Seen> {
+    let ends = ["task_completed", "task_failed", "task_cancelled"];
+    let ended = |event: &Seen| seen.iter().position(|end| end.key() == event.key() && ends.contains(&end.event.as_str()));
+    let deltas = seen.iter().enumerate().filter(|(_, event)| event.payload["delta"].is_string());
+    deltas.filter(|(place, delta)| ended(delta).is_some_and(|end| end < *place)).map(|(_, delta)| delta).collect()
+}
+
 /// A text field, which has to be there.
 pub fn text(document: &Value, field: &str) -> String {
     document[field].as_str().unwrap_or_else(|| panic!("no {field} in {document}")).to_owned()

@@ -1,12 +1,13 @@
 //! One run of one step: the executor, raced against the loss of the lease and the cancel of the plan.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use engine::{
     Store, StoreError,
     llm::{Llm, LlmError},
     step::{ClaimedStep, Outcome, Reply, StepError, claimed::Claim, outcome::ErrorClass},
 };
+use futures::FutureExt;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -53,9 +54,13 @@ pub async fn step(runner: Arc<Runner>, step: ClaimedStep) {
         () = claim.lost.cancelled() => Outcome::Yield,
         // The plan's cancel turns whatever is returned into `cancelled`; what counts is to stop now.
         () = claim.cancelled.cancelled() => Outcome::Yield,
-        outcome = timeout(runner.step_timeout, exec::run(&runner, &claim)) => match outcome {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => of_error(&claim, &error),
+        // Nothing that a broken executor leaves behind is used again.
+        outcome = timeout(runner.step_timeout, AssertUnwindSafe(exec::run(&runner, &claim)).catch_unwind()) => match outcome {
+            Ok(Ok(Ok(outcome))) => outcome,
+            Ok(Ok(Err(error))) => of_error(&claim, &error),
+            // Caught here and not only by the pool, because only here is somebody told when it was the last try.
+            Ok(Err(_)) => retry(&claim, backoff(claim.attempt), StepError::bug(
+                "panicked", "the step's executor broke off; see the worker's log")),
             Err(_) => failed_for_good(&claim, StepError::new(
                 ErrorClass::Transient, "step_timeout", format!("the step ran longer than {:?}", runner.step_timeout))),
         },
@@ -97,12 +102,14 @@ fn of_error(claim: &Claim, error: &RunError) -> Outcome {
         RunError::Step(error) => (error.clone(), None),
     };
     match after {
-        Some(after) => {
-            let last_words = apology(claim, &error);
-            Outcome::Retry { after, error, last_words }
-        }
+        Some(after) => retry(claim, after, error),
         None => failed_for_good(claim, error),
     }
+}
+
+fn retry(claim: &Claim, after: Duration, error: StepError) -> Outcome {
+    let last_words = apology(claim, &error);
+    Outcome::Retry { after, error, last_words }
 }
 
 fn failed_for_good(claim: &Claim, error: StepError) -> Outcome {

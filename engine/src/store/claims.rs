@@ -16,6 +16,7 @@ use std::{
 };
 
 use futures::Stream;
+use sqlx::{Postgres, pool::PoolConnection};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep},
@@ -82,6 +83,8 @@ struct Pump {
     finished: mpsc::UnboundedReceiver<Finished>,
     work: watch::Receiver<u64>,
     in_flight: usize,
+    /// Kept from turn to turn, and let go after an error.
+    connection: Option<PoolConnection<Postgres>>,
 }
 
 impl Pump {
@@ -90,7 +93,7 @@ impl Pump {
         // Registered before the first look: a hint between look and sleep is not missed.
         let mut work = store.hints().work_signal();
         work.mark_changed();
-        Self { store, options, worker: WorkerId::new(), held, steps, back, finished, work, in_flight: 0 }
+        Self { store, options, worker: WorkerId::new(), held, steps, back, finished, work, in_flight: 0, connection: None }
     }
 
     async fn run(mut self) {
@@ -137,13 +140,13 @@ impl Pump {
     }
 
     /// One round trip, repeated until the database takes it.
-    async fn turn(&self, done: &[Finished], limit: usize) -> Turn {
+    async fn turn(&mut self, done: &[Finished], limit: usize) -> Turn {
         let outcomes: Vec<Outcome> = done.iter().map(outcome_of).collect();
         let finishes: Vec<Finish<'_>> =
             done.iter().zip(&outcomes).map(|(one, outcome)| Finish::of(&one.claim, outcome)).collect();
         let mut wait = BACKOFF.0;
         loop {
-            match self.store.turn(&finishes, self.worker, limit).await {
+            match self.try_turn(&finishes, limit).await {
                 Ok(turn) => return turn,
                 Err(error) if error.is_passing() => warn!(%error, waiting = ?wait, "finish and claim did not go through; trying again"),
                 Err(error) if finishes.len() > 1 => return self.one_by_one(&finishes, &error).await,
@@ -159,6 +162,16 @@ impl Pump {
             wait = std::cmp::min(wait * 2, BACKOFF.1);
             self.give_back_unknown().await;
         }
+    }
+
+    async fn try_turn(&mut self, finishes: &[Finish<'_>], limit: usize) -> Result<Turn, crate::StoreError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.store.connection().await?,
+        };
+        let turn = self.store.turn_on(&mut connection, finishes, self.worker, limit).await?;
+        self.connection = Some(connection);
+        Ok(turn)
     }
 
     /// A batch that the database refuses holds one outcome that it refuses: commit the others.

@@ -17,7 +17,8 @@ mod users;
 use std::time::Duration;
 
 use sqlx::{
-    PgPool,
+    PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -184,6 +185,11 @@ impl Store {
         let options = self.pool.options().clone().min_connections(0).max_connections(1);
         let pool = options.connect_lazy_with((*self.pool.connect_options()).clone());
         Self { pool, ..self.clone() }
+    }
+
+    /// A connection to keep for a while.
+    async fn connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        Ok(self.pool.acquire().await?)
     }
 
     /// Whether Postgres answers and the schema is there.

@@ -1,7 +1,7 @@
 //! The transitions that a worker makes: finish and claim, renew, wake, reap.
 
 use serde_json::Value;
-use sqlx::postgres::types::PgInterval;
+use sqlx::{PgConnection, postgres::types::PgInterval};
 use uuid::Uuid;
 
 use crate::{
@@ -78,6 +78,14 @@ impl Store {
     /// Commits outcomes and claims up to `limit` steps in the same round trip. All or nothing: after an error nothing was
     /// committed, or everything was and the reply was lost; the fence makes a second try harmless.
     pub async fn turn(&self, finishes: &[Finish<'_>], worker: WorkerId, limit: usize) -> Result<Turn, StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        self.turn_on(&mut connection, finishes, worker, limit).await
+    }
+
+    /// The same on a connection that the caller keeps: each return to the pool costs a ping of its own.
+    pub(super) async fn turn_on(
+        &self, connection: &mut PgConnection, finishes: &[Finish<'_>], worker: WorkerId, limit: usize,
+    ) -> Result<Turn, StoreError> {
         let users: Vec<Uuid> = finishes.iter().map(|finish| finish.user.0).collect();
         let plans: Vec<Uuid> = finishes.iter().map(|finish| finish.plan.0).collect();
         let steps: Vec<Uuid> = finishes.iter().map(|finish| finish.step.0).collect();
@@ -95,7 +103,7 @@ impl Store {
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
             .bind(self.lease_interval())
             .bind(self.clock.instant())
-            .fetch_all(&self.pool)
+            .fetch_all(connection)
             .await?;
         let mut turn = Turn::default();
         for row in rows {

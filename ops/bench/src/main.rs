@@ -1,5 +1,6 @@
 //! Benchmarks of DESIGN section 8: one JSON line a workload, each beside the raw-Postgres limit of the same run.
 
+mod direct;
 mod setup;
 mod workloads;
 
@@ -30,7 +31,7 @@ async fn main() -> anyhow::Result<()> {
     engine::install_crypto();
     let args = Args::parse();
     let bench = setup::Bench::start(args.database_url.as_deref(), args.profile).await?;
-    let all = ["limit", "diamonds", "chain", "idle", "full-agent"];
+    let all = ["limit", "diamonds", "chain", "idle", "full-agent", "direct"];
     let wanted: Vec<&str> =
         if args.workloads.is_empty() { all.to_vec() } else { args.workloads.iter().map(String::as_str).collect() };
     for name in wanted {
@@ -39,6 +40,7 @@ async fn main() -> anyhow::Result<()> {
             "diamonds" => workloads::diamonds(&bench, args.seconds, args.places).await?,
             "chain" => workloads::chain(&bench).await?,
             "idle" => workloads::idle(&bench).await?,
+            "direct" => direct::direct(&bench, args.seconds).await?,
             "full-agent" => workloads::full_agent(&bench).await?,
             other => anyhow::bail!("there is no workload {other:?}"),
         };

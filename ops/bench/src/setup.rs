@@ -54,6 +54,16 @@ impl Bench {
         Ok(Store::new(store::pool(&self.url, limits)?, Hints::start(reach, &self.stop), Duration::from_secs(30)))
     }
 
+    /// The stores of an API and a worker in one process, with pools apart and the hints in common, as `codelab up` has them.
+    pub(crate) fn tiers(&self) -> anyhow::Result<(Store, Store)> {
+        let limits = PoolLimits { max: 16, ..PoolLimits::default() };
+        let reach = Reach { postgres: store::pool(&self.url, PoolLimits { max: 3, ..limits })?, redis: None };
+        let hints = Hints::start(reach, &self.stop);
+        let lease = Duration::from_secs(30);
+        let api = Store::new(store::pool(&self.url, limits)?, hints.clone(), lease);
+        Ok((api, Store::new(store::pool(&self.url, limits)?, hints, lease)))
+    }
+
     /// Users with agents: `(scope, agents)`.
     pub(crate) async fn people(
         &self, store: &Store, users: usize, agents: usize, max_concurrency: u8,

@@ -176,7 +176,7 @@ pub(crate) async fn chain(bench: &Bench) -> anyhow::Result<Value> {
         }
     }
     worker.stop().await?;
-    let (p50, p99) = percentiles(&mut hops);
+    let (p50, p99) = percentiles(&mut hops, 99);
     Ok(json!({ "workload": "chain", "p50_ms": millis(p50), "p99_ms": millis(p99), "hops": hops.len(), "bar_p50_ms": 0.7 }))
 }
 
@@ -197,7 +197,7 @@ pub(crate) async fn idle(bench: &Bench) -> anyhow::Result<Value> {
         tokio::time::sleep(Duration::from_millis(fastrand_ms())).await;
     }
     worker.stop().await?;
-    let (p50, p99) = percentiles(&mut waits);
+    let (p50, p99) = percentiles(&mut waits, 99);
     Ok(json!({ "workload": "idle", "p50_ms": millis(p50), "p99_ms": millis(p99), "bar_p50_ms": 3, "bar_p99_ms": 15 }))
 }
 
@@ -241,17 +241,18 @@ pub(crate) async fn full_agent(bench: &Bench) -> anyhow::Result<Value> {
     Ok(json!({ "workload": "full_agent", "claim_buffers": buffers, "claim_ms": millis(took), "bar_buffers": 20 }))
 }
 
-fn percentiles(samples: &mut [Duration]) -> (Duration, Duration) {
+/// The median and one higher percentile.
+pub(crate) fn percentiles(samples: &mut [Duration], higher: usize) -> (Duration, Duration) {
     samples.sort_unstable();
     let at = |share: usize| samples.get((samples.len() * share / 100).saturating_sub(1)).copied().unwrap_or_default();
-    (at(50), at(99))
+    (at(50), at(higher))
 }
 
-fn millis(duration: Duration) -> f64 {
+pub(crate) fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e5).round() / 100.0
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rate for people to read")]
-fn per_second(count: u64, elapsed: Duration) -> u64 {
+pub(crate) fn per_second(count: u64, elapsed: Duration) -> u64 {
     (count as f64 / elapsed.as_secs_f64()) as u64
 }

@@ -101,6 +101,30 @@ async fn streams_begun_at_any_moment_see_every_event_once() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_holds_nothing_up_and_loses_nothing() {
+    let api = Api::start_with(hints_only()).await;
+    let ada = api.scope("ada").await.user();
+    let mut slow = Feed::open(from_start(&api)).await;
+    let mut fast = Feed::open(from_start(&api)).await;
+    slow.raw().await;
+    // More than all buffers between hold: 20 MB in events of 8 KB.
+    let many = 2500;
+    sqlx::query(
+        "with grown as (update user_feeds set last_seq = $2 where user_id = $1)
+         insert into events (user_id, seq, type, payload, created_at)
+         select $1, n, 'task_progress', jsonb_build_object('text', repeat('x', 8000)), now() from generate_series(1, $2) n",
+    )
+    .bind(ada)
+    .bind(many)
+    .execute(api.store.pool())
+    .await
+    .expect("events");
+    api.store.hints().feed(ada);
+    assert_eq!(ids(&fast.until(many).await), all(1, many), "while the other one does not read");
+    assert_eq!(ids(&slow.until(many).await), all(1, many));
+}
+
+#[tokio::test]
 async fn a_reader_that_was_left_behind_is_served_from_postgres() {
     let api = Api::start_with(hints_only()).await;
     let mut feed = Feed::open(from_start(&api)).await;

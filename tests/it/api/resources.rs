@@ -15,6 +15,7 @@ async fn an_agent_lives_and_each_change_is_a_version() {
     assert_eq!(made.header("location"), path);
     let agent = api.get("ada", &path).await;
     assert_eq!(agent.json, made.json);
+    assert_eq!((agent.header("cache-control"), agent.header("x-content-type-options")), ("no-store", "nosniff"));
     assert_eq!(agent.json["name"], "coder", "without the spaces around it");
     assert_eq!((&agent.json["version"], &agent.json["status"]), (&json!(1), &json!("ready")));
     assert_eq!(agent.json["config"], config, "as it was given, numbers included");

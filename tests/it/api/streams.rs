@@ -114,10 +114,13 @@ async fn what_a_step_said_comes_before_its_end() {
     let claims = api.store.claim(engine::id::WorkerId::new(), 1).await.expect("a claim");
     api.store.hints().feed(claims[0].scope.user());
     while feed.event().await.event != "task_started" {}
-    api.store.hints().delta(delta(claims[0].scope.user(), session.parse().ok(), claims[0].id, "the last words"));
-    api.finish(&claims[0], "the last words").await;
+    let say = |text| api.store.hints().delta(delta(claims[0].scope.user(), session.parse().ok(), claims[0].id, text));
+    say("some words, ");
+    assert_eq!(feed.event().await.data["payload"]["delta"], "some words, ", "goes out at once");
+    say("the last words");
+    api.finish(&claims[0], "some words, the last words").await;
     let said = feed.event().await;
-    assert_eq!((said.id, &said.data["payload"]["delta"]), (None, &json!("the last words")));
+    assert_eq!((said.id, &said.data["payload"]["delta"]), (None, &json!("the last words")), "is held back, but not for too long");
     assert_eq!(feed.event().await.event, "task_completed");
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use codelab_tests::{
     harness::eventually,
-    person::{Seen, streamed, text},
+    person::{Seen, late, streamed, text},
     vendor::{GOOD, Request},
 };
 use engine::event::Event;
@@ -15,12 +15,6 @@ use super::{System, place};
 /// The retries of a step, each with its error.
 fn retries(events: &[Event]) -> Vec<&Value> {
     events.iter().filter(|event| event.payload["reason"] == "retry").map(|event| &event.payload).collect()
-}
-
-/// No text after the end of the step that it belongs to.
-fn assert_nothing_late(seen: &[Seen], key: &str) {
-    let ended = seen.iter().position(|event| event.event == "task_completed" && event.key() == key).expect("it ends");
-    assert!(!seen[ended..].iter().any(|event| event.key() == key && event.payload["delta"].is_string()), "{seen:#?}");
 }
 
 fn source(seen: &[Seen]) -> &Value {
@@ -49,7 +43,7 @@ async fn a_direct_message_is_streamed_and_answered() {
     assert_eq!((&answered["answer"]["content"], &answered["answer"]["agent_id"]), (&json!(GOOD), &json!(agent)));
     let seen = feed.until_done().await;
     assert_eq!(streamed(&seen, "answer", 1), GOOD);
-    assert_nothing_late(&seen, "answer");
+    assert!(late(&seen).is_empty(), "{seen:#?}");
 
     ada.ask(&session, "And a fence?", Some("coder")).await;
     let asked = prompt(&system.vendor.requests()[1]);
@@ -76,8 +70,8 @@ async fn an_orchestrated_message_is_planned_carried_out_and_summed_up() {
     assert_eq!(source(&seen), "model");
     for key in ["step-0", "step-1", "summary"] {
         assert_eq!(streamed(&seen, key, 1), GOOD, "{key}");
-        assert_nothing_late(&seen, key);
     }
+    assert!(late(&seen).is_empty(), "{seen:#?}");
 
     let steps = ada.steps(&text(&answered, "plan_id")).await;
     let keys: Vec<&Value> = steps.iter().map(|step| &step["key"]).collect();
