@@ -134,6 +134,12 @@ impl FromRequestParts<App> for Caller {
     }
 }
 
+/// Somebody who is not in any database.
+#[cfg(test)]
+pub(crate) fn anybody() -> UserScope {
+    UserScope::vouched(UserId::new())
+}
+
 /// The layer around everything under `/my/`.
 pub(crate) async fn authenticate(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, Problem> {
     let caller = app.auth.caller(request.headers()).await?;

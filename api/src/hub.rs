@@ -29,7 +29,7 @@ use tokio::sync::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::{ApiConfig, pump, sse::Line};
+use crate::{ApiConfig, line::Line, pump};
 
 /// Lines that a slow listener may be behind before it has to read from Postgres.
 const LINES: usize = 256;

@@ -14,6 +14,7 @@ mod claims;
 mod extract;
 mod hub;
 mod jwks;
+mod line;
 mod my;
 mod observe;
 mod openapi;

@@ -7,10 +7,7 @@ use engine::{Store, StoreError};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use crate::{
-    hub::Channel,
-    sse::{Line, PAGE},
-};
+use crate::{hub::Channel, line::Line, sse::PAGE};
 
 /// Text of a step goes out at most so often.
 const DELTA_PAUSE: Duration = Duration::from_millis(50);

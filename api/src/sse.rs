@@ -9,16 +9,11 @@
 //! position tells whether a line was missed. Frames are built once, by the pump, for all streams. A page is read only
 //! when the client has taken the one before.
 
-use std::{collections::VecDeque, convert::Infallible, ops::Range, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, pin::Pin, time::Duration};
 
 use axum::body::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
-use engine::{
-    Store, UserScope,
-    event::{Event, hints::Delta},
-    id::{PlanId, SessionId},
-    plan::PlanState,
-};
+use chrono::{SecondsFormat, Utc};
+use engine::{Store, UserScope, id::SessionId};
 use serde_json::{Value, json};
 use tokio::{
     sync::broadcast::error::RecvError,
@@ -27,113 +22,15 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::warn;
 
-use crate::hub::Listener;
+use crate::{
+    hub::Listener,
+    line::{DELTA_TYPE, EventLine, Format, Frame, Line},
+};
 
 /// Events read at once.
 pub(crate) const PAGE: i64 = 200;
 /// Pause after a failed read.
 const RETRY: Duration = Duration::from_millis(500);
-/// What deltas are called on the wire, like the stored events about a step's progress.
-const DELTA_TYPE: &str = "task_progress";
-
-/// How a stream is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// `text/event-stream`.
-    Sse,
-    /// `application/x-ndjson`: the `data` of each event on a line.
-    NdJson,
-}
-
-/// One line of a feed; cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) enum Line {
-    /// Stored, with a seq.
-    Event(Arc<EventLine>),
-    /// Text on its way.
-    Delta(Arc<DeltaLine>),
-}
-
-/// A stored event.
-#[derive(Debug)]
-pub(crate) struct EventLine {
-    pub(crate) seq: i64,
-    session: Option<SessionId>,
-    pub(crate) plan: Option<PlanId>,
-    kind: String,
-    /// How the plan ended, if that is what happened.
-    pub(crate) closed: Option<PlanState>,
-    frame: Frame,
-}
-
-/// Text on its way.
-#[derive(Debug)]
-pub(crate) struct DeltaLine {
-    /// Position of the feed when it went out.
-    after: i64,
-    session: Option<SessionId>,
-    frame: Frame,
-}
-
-/// A line as it goes out; the JSON for the other format is a part of it.
-#[derive(Debug, Clone)]
-struct Frame {
-    sse: Bytes,
-    json: Range<usize>,
-}
-
-impl Frame {
-    /// `data` has no line breaks: JSON escapes them.
-    fn new(seq: Option<i64>, kind: &str, data: &str) -> Self {
-        let id = seq.map_or_else(String::new, |seq| format!("id: {seq}\n"));
-        let head = format!("{id}event: {kind}\ndata: ");
-        // With the first of the two line breaks that end the frame.
-        let json = head.len()..head.len() + data.len() + 1;
-        Self { sse: Bytes::from(format!("{head}{data}\n\n")), json }
-    }
-
-    fn bytes(&self, format: Format) -> Bytes {
-        match format {
-            Format::Sse => self.sse.clone(),
-            Format::NdJson => self.sse.slice(self.json.clone()),
-        }
-    }
-}
-
-impl EventLine {
-    fn new(event: &Event) -> Self {
-        let closed = if event.event_type == "plan_completed" { event.payload.get("state").cloned() } else { None };
-        // An event is made of texts, numbers and JSON: this cannot fail.
-        let data = serde_json::to_string(event).unwrap_or_default();
-        Self {
-            seq: event.seq,
-            session: event.session_id,
-            plan: event.plan_id,
-            kind: event.event_type.clone(),
-            closed: closed.and_then(|state| serde_json::from_value(state).ok()),
-            frame: Frame::new(Some(event.seq), &event.event_type, &data),
-        }
-    }
-}
-
-impl Line {
-    pub(crate) fn event(event: &Event) -> Self {
-        Self::Event(Arc::new(EventLine::new(event)))
-    }
-
-    pub(crate) fn delta(delta: &Delta, after: i64, now: DateTime<Utc>) -> Self {
-        let data = json!({
-            "event_type": DELTA_TYPE,
-            "payload": {"key": delta.key, "delta": delta.text, "attempt": delta.attempt},
-            "timestamp": now.to_rfc3339_opts(SecondsFormat::Micros, true),
-            "session_id": delta.session,
-            "plan_id": delta.plan,
-            "step_id": delta.step,
-        });
-        let frame = Frame::new(None, DELTA_TYPE, &data.to_string());
-        Self::Delta(Arc::new(DeltaLine { after, session: delta.session, frame }))
-    }
-}
 
 /// Which lines a stream shows.
 #[derive(Debug, Clone, Default)]
@@ -332,15 +229,18 @@ impl Reader {
 mod tests {
     use engine::{
         StoreError,
-        event::hints::Hints,
-        id::{StepId, UserId},
+        event::{
+            Event,
+            hints::{Delta, Hints},
+        },
+        id::{PlanId, StepId, UserId},
         store::{self, PoolLimits},
     };
 
     use super::*;
     use crate::{
         ApiConfig,
-        auth::{AuthConfig, SecretString},
+        auth::{AuthConfig, SecretString, anybody},
         hub::{Hub, Purpose},
     };
 
@@ -351,7 +251,7 @@ mod tests {
         let config = ApiConfig::new(AuthConfig::hs256(SecretString::from("x".repeat(32))));
         let stop = CancellationToken::new();
         let hub = Hub::start(store.clone(), &config, &stop);
-        let scope = UserScope::vouched(UserId::new());
+        let scope = anybody();
         let Ok(listener) = hub.join(scope, Purpose::Stream) else { unreachable!("the first stream") };
         let now = Instant::now();
         let order = Order {
@@ -396,13 +296,5 @@ mod tests {
             assert_eq!((reader.ready.len(), reader.order.position, reader.behind), (frames, position, behind), "{what}");
         }
         Ok(())
-    }
-
-    #[test]
-    fn a_frame_is_the_same_event_in_both_formats() {
-        let frame = Frame::new(Some(7), "task_started", r#"{"a":1}"#);
-        assert_eq!(frame.bytes(Format::Sse), "id: 7\nevent: task_started\ndata: {\"a\":1}\n\n");
-        assert_eq!(frame.bytes(Format::NdJson), "{\"a\":1}\n");
-        assert_eq!(Frame::new(None, "x", "{}").bytes(Format::Sse), "event: x\ndata: {}\n\n");
     }
 }

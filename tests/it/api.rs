@@ -33,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 const SECRET: &str = "a secret of the tests, 32 bytes or more";
 /// Longest time that anything may take here.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest time that a stop may take: less than the server would cut requests off after.
+const DRAIN: Duration = Duration::from_secs(8);
 
 fn secret() -> SecretString {
     SecretString::from(SECRET)
@@ -137,10 +139,10 @@ impl Api {
         self.store.hints().feed(claim.scope.user());
     }
 
-    /// Stops it as a signal would, and waits for its end.
+    /// Stops it as a signal would, and waits for its end, which nobody holds up.
     async fn drain(self) {
         self.stop.cancel();
-        timeout(PATIENCE, self.server).await.expect("it ends in time").expect("no panic").expect("it ends well");
+        timeout(DRAIN, self.server).await.expect("it ends in time").expect("no panic").expect("it ends well");
     }
 }
 

@@ -17,8 +17,9 @@ use crate::{
     auth::Caller,
     extract::{Path, Query},
     hub::{Listener, Purpose},
+    line::Format,
     problem::{Code, Problem, ProblemBody},
-    sse::{self, Filter, Format, Order},
+    sse::{self, Filter, Order},
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");

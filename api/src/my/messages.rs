@@ -25,9 +25,9 @@ use crate::{
     auth::Caller,
     extract::{Json, Path, Query},
     hub::{Listener, Purpose},
+    line::Line,
     page::{self, Page, PageQuery},
     problem::{Code, Problem, ProblemBody},
-    sse::Line,
 };
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");

@@ -105,10 +105,10 @@ async fn run_plan(store: &Store, scope: UserScope, shape: Shape, agents: &[Agent
     }
 }
 
-/// 1 -> 8 -> 1, fifty plans at once over ten users with ten agents each; leases, fence, places and events on.
+/// 1 -> 8 -> 1, fifty plans at once over fifty users with ten agents each; leases, fence, places and events on.
 pub(crate) async fn diamonds(bench: &Bench, seconds: u64, places: usize) -> anyhow::Result<Value> {
     let store = bench.store()?;
-    let people = bench.people(&store, 10, 10, 10).await?;
+    let people = bench.people(&store, 50, 10, 10).await?;
     let worker = Worker::start(&store, places);
     let room = Arc::new(Semaphore::new(50));
     let deadline = Instant::now() + Duration::from_secs(seconds);

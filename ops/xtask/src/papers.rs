@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::{
-    lex::{self, is_word},
+    lex::is_word,
     tree::{Problem, Tree},
 };
 
@@ -18,15 +18,14 @@ const AT_ROOT: [&str; 6] = [
 ];
 /// Endings of names that are meant as paths.
 const PATH_ENDS: [&str; 5] = [".rs", ".sql", ".md", ".toml", ".json"];
-/// Fewer underscores may be a column or an event; a test's name is a sentence.
+/// Underscores of a name that is looked for: with fewer it may be a word of Postgres or of the wire.
 const SENTENCE: usize = 3;
 
 pub(crate) fn problems(tree: &Tree) -> Vec<Problem> {
     let mut problems = strays(tree);
-    let functions = functions(tree);
     for paper in tree.of_kind("", "md") {
         for (number, line) in paper.text.lines().enumerate() {
-            let missing = missing(tree, &functions, &paper.path, line);
+            let missing = missing(tree, &paper.path, line);
             problems.extend(
                 missing
                     .into_iter()
@@ -59,24 +58,8 @@ fn strays(tree: &Tree) -> Vec<Problem> {
         .collect()
 }
 
-/// The names of all functions.
-fn functions(tree: &Tree) -> HashSet<String> {
-    let mut functions = HashSet::new();
-    for file in tree.of_kind("", "rs") {
-        let code = lex::rust(&file.text).code;
-        functions.extend(code.split("fn ").skip(1).map(|after| {
-            after
-                .split(|letter| !is_word(letter))
-                .next()
-                .unwrap_or_default()
-                .to_owned()
-        }));
-    }
-    functions
-}
-
 /// What a line names and the repository does not have.
-fn missing(tree: &Tree, functions: &HashSet<String>, paper: &str, line: &str) -> Vec<String> {
+fn missing(tree: &Tree, paper: &str, line: &str) -> Vec<String> {
     let linked = line
         .split("](")
         .skip(1)
@@ -88,6 +71,7 @@ fn missing(tree: &Tree, functions: &HashSet<String>, paper: &str, line: &str) ->
     let mut missing: Vec<String> = links.map(|link| format!("there is no {link}")).collect();
     for word in line.split('`').skip(1).step_by(2) {
         let path = word.contains('/')
+            && !word.starts_with('/')
             && PATH_ENDS.iter().any(|end| word.ends_with(end))
             && !word.contains(['*', ' ', '<', '{']);
         if path && !tree.paths.contains(word) {
@@ -97,11 +81,17 @@ fn missing(tree: &Tree, functions: &HashSet<String>, paper: &str, line: &str) ->
             && word
                 .chars()
                 .all(|letter| is_word(letter) && !letter.is_uppercase());
-        if sentence && !functions.contains(word) {
-            missing.push(format!("there is no function {word}"));
+        if sentence && !is_named(tree, word) {
+            missing.push(format!("nothing in the sources is called {word}"));
         }
     }
     missing
+}
+
+/// Whether a source has this name: a test, a constraint, a setting.
+fn is_named(tree: &Tree, name: &str) -> bool {
+    let mut sources = tree.of_kind("", "rs").chain(tree.of_kind("", "sql"));
+    sources.any(|file| file.text.contains(name))
 }
 
 /// Whether a link leads somewhere, seen from its paper.
@@ -126,6 +116,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::tree::File;
 
     #[test]
     fn what_a_paper_names_has_to_exist() {
@@ -135,21 +126,25 @@ mod tests {
             "ops/decisions/0001-x.md",
             "api/src/lib.rs",
         ];
-        let tree = Tree {
-            files: Vec::new(),
-            paths: paths
-                .map(str::to_owned)
-                .into_iter()
-                .collect::<BTreeSet<_>>(),
+        let source = File {
+            path: "api/src/lib.rs".to_owned(),
+            text: "fn it_is_so_and_not_otherwise() {}".to_owned(),
         };
-        let functions = HashSet::from(["it_is_so_and_not_otherwise".to_owned()]);
+        let paths = paths
+            .map(str::to_owned)
+            .into_iter()
+            .collect::<BTreeSet<_>>();
+        let tree = Tree {
+            files: vec![source],
+            paths,
+        };
         let table = [
             (
                 "see [x](../../README.md#top) and [y](https://example.com/a.md)",
                 0,
             ),
             ("see [x](0001-x.md) and [y](0002-y.md)", 1),
-            ("`api/src/lib.rs` and `api/src/main.rs`", 1),
+            ("`api/src/lib.rs`, `api/src/main.rs` and `/openapi.json`", 1),
             (
                 "`it_is_so_and_not_otherwise`, `step_finish`, `DATABASE_URL_A_B`",
                 0,
@@ -158,7 +153,7 @@ mod tests {
         ];
         for (line, expected) in table {
             assert_eq!(
-                missing(&tree, &functions, "ops/decisions/0003-z.md", line).len(),
+                missing(&tree, "ops/decisions/0003-z.md", line).len(),
                 expected,
                 "{line}"
             );

@@ -39,14 +39,17 @@ async fn an_agent_lives_and_each_change_is_a_version() {
 async fn changes_of_one_agent_at_the_same_time_are_all_kept() {
     let api = Api::start().await;
     let path = format!("/my/agents/{}/", api.agent("ada", "coder").await);
-    let changes = [json!({"about": "x"}), json!({"system_prompt": "y"}), json!({"max_tokens": 7}), json!({"model": "a/b"})];
-    let sent = changes.iter().map(|change| api.send("ada", Method::PATCH, &path, json!({"config": change})));
-    for answered in futures::future::join_all(sent).await {
-        answered.ok();
+    for round in 1..=20 {
+        let word = format!("round/{round}");
+        let changes = [json!({"about": word}), json!({"system_prompt": word}), json!({"max_tokens": round}), json!({"model": word})];
+        let sent = changes.iter().map(|change| api.send("ada", Method::PATCH, &path, json!({"config": change})));
+        for answered in futures::future::join_all(sent).await {
+            answered.ok();
+        }
+        let agent = api.get("ada", &path).await;
+        let expected = json!({"about": word, "system_prompt": word, "max_tokens": round, "model": word, "max_concurrency": 3});
+        assert_eq!((&agent.json["config"], &agent.json["version"]), (&expected, &json!(1 + 4 * round)));
     }
-    let agent = api.get("ada", &path).await;
-    let expected = json!({"about": "x", "system_prompt": "y", "max_tokens": 7, "model": "a/b", "max_concurrency": 3});
-    assert_eq!((&agent.json["config"], &agent.json["version"]), (&expected, &json!(5)));
 }
 
 #[tokio::test]

@@ -7,12 +7,12 @@ use engine::{
 };
 
 use crate::{
-    exec::{lines, streamed_turn, turn_result},
+    exec::{lines, patiently, streamed_turn, turn_result},
     run::{RunError, Runner},
 };
 
 pub(super) async fn run(runner: &Runner, claim: &Claim, spec: &StepSpec) -> Result<Outcome, RunError> {
-    let context = runner.store.agent_context(claim).await?;
+    let context = patiently(|| runner.store.agent_context(claim)).await?;
     if claim.agent.is_some() && context.agent.is_none() {
         let error = StepError::new(ErrorClass::Invalid, "agent_deleted", "the agent of this step was deleted");
         return Err(RunError::Step(error));

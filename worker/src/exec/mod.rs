@@ -5,14 +5,22 @@ mod planning;
 mod summary;
 mod timer;
 
+use std::time::Duration;
+
 use engine::{
+    StoreError,
     event::hints::Delta,
     llm::{Line, LlmError, Prompt, Turn},
     step::{Outcome, StepError, StepKind, claimed::Claim},
 };
 use serde_json::{Value, json};
+use tokio::time::sleep;
+use tracing::debug;
 
 use crate::run::{RunError, Runner};
+
+/// First and longest pause between two tries of a read.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
 /// Runs a claim by its kind.
 pub async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunError> {
@@ -26,6 +34,23 @@ pub async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunError> {
         Some(StepKind::Summary) => summary::run(runner, claim).await,
         Some(StepKind::Timer) => timer::run(runner, claim, spec).await,
         None => Err(RunError::Step(StepError::bug("unknown_kind", "this worker does not know this kind of step"))),
+    }
+}
+
+/// Reads until the database answers: after a cut every connection of the pool may be dead, and that shall cost a step none
+/// of its attempts. Ends at the latest with the lease, or with the step's time.
+async fn patiently<T, F>(read: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut pause = PAUSE.0;
+    loop {
+        match read().await {
+            Err(error) if error.is_passing() => debug!(%error, "a step waits for the database"),
+            done => return done,
+        }
+        sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        pause = std::cmp::min(pause * 2, PAUSE.1);
     }
 }
 

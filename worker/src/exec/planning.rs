@@ -18,7 +18,10 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tracing::info;
 
-use crate::run::{RunError, Runner};
+use crate::{
+    exec::patiently,
+    run::{RunError, Runner},
+};
 
 const SYSTEM: &str = "You plan the work of a team of agents. The last message is a JSON object with the person's request and \
     the agents. Answer with a JSON object {\"goal\": string, \"steps\": [{\"key\", \"agent\", \"prompt\", \"needs\"}]}. A step's \
@@ -45,7 +48,7 @@ struct DraftStep {
 }
 
 pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunError> {
-    let context = runner.store.plan_context(claim).await?;
+    let context = patiently(|| runner.store.plan_context(claim)).await?;
     let (steps, source, why) = if context.team.is_empty() {
         (Vec::new(), "no_team", None)
     } else {

@@ -9,7 +9,7 @@ use engine::{
 use serde_json::{Value, json};
 
 use crate::{
-    exec::{lines, streamed_turn, turn_result},
+    exec::{lines, patiently, streamed_turn, turn_result},
     run::{RunError, Runner},
 };
 
@@ -18,7 +18,7 @@ const SYSTEM: &str = "You lead a team of agents. From the results of their steps
     is missing.";
 
 pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunError> {
-    let context = runner.store.plan_context(claim).await?;
+    let context = patiently(|| runner.store.plan_context(claim)).await?;
     let model = context.config.model.clone();
     match streamed_turn(runner, claim, model.as_deref(), prompt(&context)).await {
         Ok(turn) => {

@@ -13,11 +13,14 @@ use engine::{
 };
 use serde_json::json;
 
-use crate::run::{RunError, Runner};
+use crate::{
+    exec::patiently,
+    run::{RunError, Runner},
+};
 
 pub(super) async fn run(runner: &Runner, claim: &Claim, spec: &StepSpec) -> Result<Outcome, RunError> {
     let seconds = spec.seconds.unwrap_or(0);
-    if runner.store.last_decision(claim).await? == Some(Decision::Elapsed) {
+    if patiently(|| runner.store.last_decision(claim)).await? == Some(Decision::Elapsed) {
         return Ok(Outcome::Succeed { result: json!({ "waited_seconds": seconds }), reply: None });
     }
     Ok(Outcome::Suspend {
