@@ -77,19 +77,29 @@ pub enum AuthConfigError {
 impl AuthConfig {
     /// HS256 tokens of this installation, with any issuer.
     pub fn hs256(secret: SecretString) -> Self {
-        Self { keys: AuthKeys::Hs256(secret), issuer: None, audience: None }
+        Self {
+            keys: AuthKeys::Hs256(secret),
+            issuer: None,
+            audience: None,
+        }
     }
 
     /// Tokens signed with published keys.
     pub fn jwks(source: JwksSource) -> Self {
-        Self { keys: AuthKeys::Jwks(source), issuer: None, audience: None }
+        Self {
+            keys: AuthKeys::Jwks(source),
+            issuer: None,
+            audience: None,
+        }
     }
 
     /// Whether it can be used.
     pub fn check(&self) -> Result<(), AuthConfigError> {
         match &self.keys {
             AuthKeys::Hs256(secret) => long_enough(secret),
-            AuthKeys::Jwks(source) if source.algorithms.is_empty() => Err(AuthConfigError::NoAlgorithm),
+            AuthKeys::Jwks(source) if source.algorithms.is_empty() => {
+                Err(AuthConfigError::NoAlgorithm)
+            }
             AuthKeys::Jwks(_) => Ok(()),
         }
     }
@@ -97,12 +107,20 @@ impl AuthConfig {
 
 fn long_enough(secret: &SecretString) -> Result<(), AuthConfigError> {
     let bytes = secret.expose_secret().len();
-    if bytes < SECRET_BYTES { Err(AuthConfigError::ShortSecret(bytes)) } else { Ok(()) }
+    if bytes < SECRET_BYTES {
+        Err(AuthConfigError::ShortSecret(bytes))
+    } else {
+        Ok(())
+    }
 }
 
 /// An HS256 token for `codelab token` and for tests.
 pub fn dev_token(
-    secret: &SecretString, subject: &str, ttl: Duration, issuer: Option<&str>, audience: Option<&str>,
+    secret: &SecretString,
+    subject: &str,
+    ttl: Duration,
+    issuer: Option<&str>,
+    audience: Option<&str>,
 ) -> Result<String, AuthConfigError> {
     long_enough(secret)?;
     let mut claims = Map::from_iter([
@@ -113,7 +131,8 @@ pub fn dev_token(
     claims.extend(issuer.map(|issuer| ("iss".to_owned(), json!(issuer))));
     claims.extend(audience.map(|audience| ("aud".to_owned(), json!(audience))));
     let key = EncodingKey::from_secret(secret.expose_secret().as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(|_| AuthConfigError::Token("signing failed"))
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
+        .map_err(|_| AuthConfigError::Token("signing failed"))
 }
 
 /// Who asks. A handler that has one acts for a verified person.
@@ -130,7 +149,11 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut request::Parts, _: &App) -> Result<Self, Problem> {
         // Absent only where a route stands outside the layer: then it is refused, not served.
-        parts.extensions.get().copied().ok_or_else(|| Problem::unauthorized("this route needs a bearer token", false))
+        parts
+            .extensions
+            .get()
+            .copied()
+            .ok_or_else(|| Problem::unauthorized("this route needs a bearer token", false))
     }
 }
 
@@ -141,12 +164,19 @@ pub(crate) fn anybody() -> UserScope {
 }
 
 /// The layer around everything under `/my/`.
-pub(crate) async fn authenticate(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, Problem> {
+pub(crate) async fn authenticate(
+    State(app): State<App>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     let caller = app.auth.caller(request.headers()).await?;
     request.extensions_mut().insert(caller);
     let mut response = next.run(request).await;
     // What belongs to one person stays out of every cache between.
-    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
@@ -169,27 +199,46 @@ impl Auth {
     pub(crate) fn new(config: &AuthConfig, store: Store) -> Result<Self, AuthConfigError> {
         config.check()?;
         let keys = match &config.keys {
-            AuthKeys::Hs256(secret) => Keys::Secret(Arc::new(DecodingKey::from_secret(secret.expose_secret().as_bytes()))),
+            AuthKeys::Hs256(secret) => Keys::Secret(Arc::new(DecodingKey::from_secret(
+                secret.expose_secret().as_bytes(),
+            ))),
             AuthKeys::Jwks(source) => Keys::Published(Jwks::new(source.clone())),
         };
-        let policy = Policy { issuer: config.issuer.clone(), audience: config.audience.clone() };
-        Ok(Self { keys, policy, store, seen: Mutex::default() })
+        let policy = Policy {
+            issuer: config.issuer.clone(),
+            audience: config.audience.clone(),
+        };
+        Ok(Self {
+            keys,
+            policy,
+            store,
+            seen: Mutex::default(),
+        })
     }
 
     async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         let claims = self.verified(bearer(headers)?).await?;
-        let identity = claims::check(&claims, &self.policy, now()).map_err(|refusal| Problem::unauthorized(refusal.to_string(), true))?;
-        let expires_at = i64::try_from(identity.expires_at).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+        let identity = claims::check(&claims, &self.policy, now())
+            .map_err(|refusal| Problem::unauthorized(refusal.to_string(), true))?;
+        let expires_at = i64::try_from(identity.expires_at)
+            .ok()
+            .and_then(|seconds| DateTime::from_timestamp(seconds, 0));
         let user = self.user(identity).await?;
-        Ok(Caller { scope: UserScope::vouched(user), expires_at: expires_at.unwrap_or_default() })
+        Ok(Caller {
+            scope: UserScope::vouched(user),
+            expires_at: expires_at.unwrap_or_default(),
+        })
     }
 
     /// The claims of a token whose signature holds.
     async fn verified(&self, token: &str) -> Result<Map<String, Value>, Problem> {
         let refused = |why: &str| Problem::unauthorized(why, true);
-        let header = jsonwebtoken::decode_header(token).map_err(|_| refused("the token is not a signed JWT"))?;
+        let header = jsonwebtoken::decode_header(token)
+            .map_err(|_| refused("the token is not a signed JWT"))?;
         if header.crit.is_some() {
-            return Err(refused("the token asks for extensions that are not known here"));
+            return Err(refused(
+                "the token asks for extensions that are not known here",
+            ));
         }
         let (key, algorithm) = match &self.keys {
             Keys::Secret(key) => (Arc::clone(key), Algorithm::HS256),
@@ -204,17 +253,29 @@ impl Auth {
         validation.validate_exp = false;
         validation.validate_aud = false;
         let token = jsonwebtoken::decode(token, &key, &validation);
-        token.map(|token| token.claims).map_err(|_| refused("the token's signature or algorithm does not hold"))
+        token
+            .map(|token| token.claims)
+            .map_err(|_| refused("the token's signature or algorithm does not hold"))
     }
 
     async fn user(&self, identity: Identity) -> Result<UserId, Problem> {
         let name = (identity.issuer, identity.subject);
-        let known = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&name);
+        let known = self
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&name);
         if let Some(user) = known {
             return Ok(user);
         }
-        let user = self.store.user_at_sight(&name.0, &name.1, identity.email.as_deref()).await?;
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(name, user);
+        let user = self
+            .store
+            .user_at_sight(&name.0, &name.1, identity.email.as_deref())
+            .await?;
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, user);
         Ok(user)
     }
 }
@@ -222,11 +283,17 @@ impl Auth {
 impl From<NoKey> for Problem {
     fn from(no_key: NoKey) -> Self {
         match no_key {
-            NoKey::Unknown => Self::unauthorized("the token's key is not one of the issuer's", true),
-            NoKey::WrongAlgorithm => Self::unauthorized("the token's signature or algorithm does not hold", true),
-            NoKey::Unavailable => {
-                Self::new(Code::Unavailable, "the issuer's keys cannot be had at the moment; try again").retry_after(5)
+            NoKey::Unknown => {
+                Self::unauthorized("the token's key is not one of the issuer's", true)
             }
+            NoKey::WrongAlgorithm => {
+                Self::unauthorized("the token's signature or algorithm does not hold", true)
+            }
+            NoKey::Unavailable => Self::new(
+                Code::Unavailable,
+                "the issuer's keys cannot be had at the moment; try again",
+            )
+            .retry_after(5),
         }
     }
 }
@@ -235,8 +302,14 @@ impl From<NoKey> for Problem {
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let missing = || Problem::unauthorized("send the header Authorization: Bearer <token>", false);
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (given.next(), given.next()) else { return Err(missing()) };
-    let (scheme, token) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(missing)?;
+    let (Some(value), None) = (given.next(), given.next()) else {
+        return Err(missing());
+    };
+    let (scheme, token) = value
+        .to_str()
+        .ok()
+        .and_then(|value| value.split_once(' '))
+        .ok_or_else(missing)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(missing());
     }

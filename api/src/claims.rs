@@ -54,8 +54,15 @@ pub(crate) enum Refusal {
 }
 
 /// Checks all claims; `now` in seconds since 1970.
-pub(crate) fn check(claims: &Map<String, Value>, policy: &Policy, now: u64) -> Result<Identity, Refusal> {
-    let expires_at = claims.get("exp").and_then(Value::as_u64).ok_or(Refusal::Expiry)?;
+pub(crate) fn check(
+    claims: &Map<String, Value>,
+    policy: &Policy,
+    now: u64,
+) -> Result<Identity, Refusal> {
+    let expires_at = claims
+        .get("exp")
+        .and_then(Value::as_u64)
+        .ok_or(Refusal::Expiry)?;
     if expires_at.saturating_add(LEEWAY_SECONDS) <= now {
         return Err(Refusal::Expired);
     }
@@ -69,22 +76,48 @@ pub(crate) fn check(claims: &Map<String, Value>, policy: &Policy, now: u64) -> R
     whole(claims, "iat", Refusal::IssuedAt)?;
     let issuer = match claims.get("iss") {
         None => "",
-        Some(issuer) => issuer.as_str().filter(|issuer| is_name(issuer)).ok_or(Refusal::Issuer)?,
+        Some(issuer) => issuer
+            .as_str()
+            .filter(|issuer| is_name(issuer))
+            .ok_or(Refusal::Issuer)?,
     };
-    if policy.issuer.as_deref().is_some_and(|wanted| wanted != issuer) {
+    if policy
+        .issuer
+        .as_deref()
+        .is_some_and(|wanted| wanted != issuer)
+    {
         return Err(Refusal::Issuer);
     }
     if !is_meant_for(claims.get("aud"), policy.audience.as_deref()) {
         return Err(Refusal::Audience);
     }
-    let subject = claims.get("sub").and_then(Value::as_str).filter(|subject| is_name(subject)).ok_or(Refusal::Subject)?;
-    let email = claims.get("email").and_then(Value::as_str).filter(|email| is_name(email));
-    Ok(Identity { issuer: issuer.to_owned(), subject: subject.to_owned(), email: email.map(str::to_owned), expires_at })
+    let subject = claims
+        .get("sub")
+        .and_then(Value::as_str)
+        .filter(|subject| is_name(subject))
+        .ok_or(Refusal::Subject)?;
+    let email = claims
+        .get("email")
+        .and_then(Value::as_str)
+        .filter(|email| is_name(email));
+    Ok(Identity {
+        issuer: issuer.to_owned(),
+        subject: subject.to_owned(),
+        email: email.map(str::to_owned),
+        expires_at,
+    })
 }
 
 /// An optional whole number.
-fn whole(claims: &Map<String, Value>, claim: &str, refusal: Refusal) -> Result<Option<u64>, Refusal> {
-    claims.get(claim).map(|value| value.as_u64().ok_or(refusal)).transpose()
+fn whole(
+    claims: &Map<String, Value>,
+    claim: &str,
+    refusal: Refusal,
+) -> Result<Option<u64>, Refusal> {
+    claims
+        .get(claim)
+        .map(|value| value.as_u64().ok_or(refusal))
+        .transpose()
 }
 
 /// RFC 7519: a token with an audience counts only where that audience is named.
@@ -112,10 +145,19 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     fn verdict(changes: Value, policy: &Policy) -> Result<Identity, Refusal> {
-        let mut claims = Map::from_iter([("sub".to_owned(), json!("ada")), ("exp".to_owned(), json!(NOW + 60))]);
-        let Value::Object(changes) = changes else { unreachable!("changes are an object") };
+        let mut claims = Map::from_iter([
+            ("sub".to_owned(), json!("ada")),
+            ("exp".to_owned(), json!(NOW + 60)),
+        ]);
+        let Value::Object(changes) = changes else {
+            unreachable!("changes are an object")
+        };
         for (claim, value) in changes {
-            if value.is_null() { claims.remove(&claim) } else { claims.insert(claim, value) };
+            if value.is_null() {
+                claims.remove(&claim)
+            } else {
+                claims.insert(claim, value)
+            };
         }
         check(&claims, policy, NOW)
     }
@@ -153,26 +195,49 @@ mod tests {
             (json!({"email": 3}), Ok(())),
         ];
         for (changes, expected) in table {
-            assert_eq!(verdict(changes.clone(), &Policy::default()).map(drop), expected, "{changes}");
+            assert_eq!(
+                verdict(changes.clone(), &Policy::default()).map(drop),
+                expected,
+                "{changes}"
+            );
         }
     }
 
     #[test]
     fn a_configured_issuer_and_audience_are_required() {
-        let policy = Policy { issuer: Some("us".to_owned()), audience: Some("codelab".to_owned()) };
+        let policy = Policy {
+            issuer: Some("us".to_owned()),
+            audience: Some("codelab".to_owned()),
+        };
         let table = [
             (json!({"iss": "us", "aud": "codelab"}), Ok(())),
             (json!({"iss": "us", "aud": ["other", "codelab"]}), Ok(())),
             (json!({"aud": "codelab"}), Err(Refusal::Issuer)),
-            (json!({"iss": "them", "aud": "codelab"}), Err(Refusal::Issuer)),
+            (
+                json!({"iss": "them", "aud": "codelab"}),
+                Err(Refusal::Issuer),
+            ),
             (json!({"iss": "us"}), Err(Refusal::Audience)),
             (json!({"iss": "us", "aud": []}), Err(Refusal::Audience)),
-            (json!({"iss": "us", "aud": ["other"]}), Err(Refusal::Audience)),
-            (json!({"iss": "us", "aud": ["codelab", 1]}), Err(Refusal::Audience)),
-            (json!({"iss": "us", "aud": {"codelab": true}}), Err(Refusal::Audience)),
+            (
+                json!({"iss": "us", "aud": ["other"]}),
+                Err(Refusal::Audience),
+            ),
+            (
+                json!({"iss": "us", "aud": ["codelab", 1]}),
+                Err(Refusal::Audience),
+            ),
+            (
+                json!({"iss": "us", "aud": {"codelab": true}}),
+                Err(Refusal::Audience),
+            ),
         ];
         for (changes, expected) in table {
-            assert_eq!(verdict(changes.clone(), &policy).map(drop), expected, "{changes}");
+            assert_eq!(
+                verdict(changes.clone(), &policy).map(drop),
+                expected,
+                "{changes}"
+            );
         }
     }
 }

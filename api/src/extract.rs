@@ -47,12 +47,21 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
-            return Err(Problem::new(Code::UnsupportedMediaType, "send the body as Content-Type: application/json"));
+            return Err(Problem::new(
+                Code::UnsupportedMediaType,
+                "send the body as Content-Type: application/json",
+            ));
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::BodyTooLarge, "the body is larger than this route takes"),
-            _ => Problem::new(Code::MalformedJson, "the body broke off"),
-        })?;
+        let bytes =
+            Bytes::from_request(request, state)
+                .await
+                .map_err(|rejection| match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+                        Code::BodyTooLarge,
+                        "the body is larger than this route takes",
+                    ),
+                    _ => Problem::new(Code::MalformedJson, "the body broke off"),
+                })?;
         let value: T = decode(&bytes)?;
         validate(&value, "")?;
         Ok(Self(value))
@@ -68,7 +77,8 @@ where
 
     async fn from_request_parts(parts: &mut request::Parts, state: &S) -> Result<Self, Problem> {
         let path = AxumPath::from_request_parts(parts, state).await;
-        path.map(|AxumPath(value)| Self(value)).map_err(|_| Problem::not_found())
+        path.map(|AxumPath(value)| Self(value))
+            .map_err(|_| Problem::not_found())
     }
 }
 
@@ -81,20 +91,32 @@ where
 
     async fn from_request_parts(parts: &mut request::Parts, _: &S) -> Result<Self, Problem> {
         let query = AxumQuery::try_from_uri(&parts.uri);
-        query.map(|AxumQuery(value)| Self(value)).map_err(|rejection| {
-            let text = rejection.body_text();
-            // "Failed to ...: <parameter>: <what is wrong>"
-            let what = text.split_once(": ").map_or(text.as_str(), |(_, what)| what);
-            let (parameter, what) = what.split_once(": ").unwrap_or(("", what));
-            let (code, _) = shape_code(what);
-            Problem::query(parameter, code, what)
-        })
+        query
+            .map(|AxumQuery(value)| Self(value))
+            .map_err(|rejection| {
+                let text = rejection.body_text();
+                // "Failed to ...: <parameter>: <what is wrong>"
+                let what = text
+                    .split_once(": ")
+                    .map_or(text.as_str(), |(_, what)| what);
+                let (parameter, what) = what.split_once(": ").unwrap_or(("", what));
+                let (code, _) = shape_code(what);
+                Problem::query(parameter, code, what)
+            })
     }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let kind = value
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
@@ -106,7 +128,11 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     }
     let mut text = serde_json::Deserializer::from_slice(bytes);
     let Object(value) = serde_path_to_error::deserialize(&mut text).map_err(|error| {
-        if error.inner().is_data() { wrong_shape(error.path(), error.inner(), "") } else { malformed(error.inner()) }
+        if error.inner().is_data() {
+            wrong_shape(error.path(), error.inner(), "")
+        } else {
+            malformed(error.inner())
+        }
     })?;
     text.end().map_err(|error| malformed(&error))?;
     Ok(value)
@@ -117,19 +143,25 @@ pub(crate) fn decode_at<T>(value: Value, pointer: &str) -> Result<T, Problem>
 where
     T: DeserializeOwned + garde::Validate<Context = ()>,
 {
-    let Object(value) = serde_path_to_error::deserialize(value).map_err(|error| wrong_shape(error.path(), error.inner(), pointer))?;
+    let Object(value) = serde_path_to_error::deserialize(value)
+        .map_err(|error| wrong_shape(error.path(), error.inner(), pointer))?;
     validate(&value, pointer)?;
     Ok(value)
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {
-    Problem::new(Code::MalformedJson, format!("the body is not valid JSON: {error}"))
+    Problem::new(
+        Code::MalformedJson,
+        format!("the body is not valid JSON: {error}"),
+    )
 }
 
 fn wrong_shape(path: &SerdePath, error: &serde_json::Error, base: &str) -> Problem {
     let text = error.to_string();
     // "... at line 1 column 17" speaks of the text; the pointer says it better.
-    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+    let what = text
+        .rsplit_once(" at line ")
+        .map_or(text.as_str(), |(what, _)| what);
     let (code, field) = shape_code(what);
     let mut pointer = base.to_owned();
     for segment in path {
@@ -156,8 +188,12 @@ fn shape_code(what: &str) -> (&'static str, Option<&str>) {
         ("invalid type: ", "wrong_type"),
         ("invalid value: ", "wrong_value"),
     ];
-    let found = KINDS.iter().find_map(|(start, code)| what.strip_prefix(start).map(|rest| (*code, rest)));
-    found.map_or(("invalid", None), |(code, rest)| (code, rest.split_once('`').map(|(field, _)| field)))
+    let found = KINDS
+        .iter()
+        .find_map(|(start, code)| what.strip_prefix(start).map(|rest| (*code, rest)));
+    found.map_or(("invalid", None), |(code, rest)| {
+        (code, rest.split_once('`').map(|(field, _)| field))
+    })
 }
 
 fn push_segment(pointer: &mut String, segment: &str) {
@@ -167,17 +203,23 @@ fn push_segment(pointer: &mut String, segment: &str) {
 
 /// Checks the limits of all fields at once.
 fn validate<T: garde::Validate<Context = ()>>(value: &T, base: &str) -> Result<(), Problem> {
-    let Err(report) = value.validate() else { return Ok(()) };
+    let Err(report) = value.validate() else {
+        return Ok(());
+    };
     let error = |(path, error): (garde::Path, garde::Error)| {
         let pointer = format!("{base}{}", pointer_of(&path.to_string()));
         FieldError::body(pointer, limit_code(error.message()), error.message())
     };
-    Err(Problem::invalid(report.into_inner().into_iter().map(error).collect()))
+    Err(Problem::invalid(
+        report.into_inner().into_iter().map(error).collect(),
+    ))
 }
 
 /// `steps[3].needs` as `/steps/3/needs`; our fields are words, so that nothing has to be escaped.
 fn pointer_of(path: &str) -> String {
-    let segments = path.split(['.', '[', ']']).filter(|segment| !segment.is_empty());
+    let segments = path
+        .split(['.', '[', ']'])
+        .filter(|segment| !segment.is_empty());
     segments.fold(String::new(), |mut pointer, segment| {
         push_segment(&mut pointer, segment);
         pointer
@@ -191,7 +233,10 @@ fn limit_code(message: &str) -> &'static str {
         ("lower than", "out_of_range"),
         ("greater than", "out_of_range"),
     ];
-    KINDS.iter().find(|(start, _)| message.starts_with(start)).map_or("invalid", |(_, code)| code)
+    KINDS
+        .iter()
+        .find(|(start, _)| message.starts_with(start))
+        .map_or("invalid", |(_, code)| code)
 }
 
 /// Finds the NUL that the text contains, unless it was an escaped backslash before `u0000`.
@@ -200,7 +245,11 @@ fn refuse_nul(bytes: &[u8]) -> Result<(), Problem> {
     match nul_in(&value, String::new()) {
         Some(pointer) => {
             let detail = "texts and names cannot contain the character U+0000";
-            Err(Problem::invalid(vec![FieldError::body(pointer, "nul_character", detail)]))
+            Err(Problem::invalid(vec![FieldError::body(
+                pointer,
+                "nul_character",
+                detail,
+            )]))
         }
         None => Ok(()),
     }
@@ -215,9 +264,16 @@ fn nul_in(value: &Value, pointer: String) -> Option<String> {
     };
     match value {
         Value::String(text) => text.contains('\0').then_some(pointer),
-        Value::Array(items) => items.iter().enumerate().find_map(|(index, item)| nul_in(item, at(&index.to_string()))),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .find_map(|(index, item)| nul_in(item, at(&index.to_string()))),
         Value::Object(fields) => fields.iter().find_map(|(key, item)| {
-            if key.contains('\0') { Some(pointer.clone()) } else { nul_in(item, at(key)) }
+            if key.contains('\0') {
+                Some(pointer.clone())
+            } else {
+                nul_in(item, at(key))
+            }
         }),
         Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
@@ -245,12 +301,16 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 /// For a field that holds an object.
-pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Object::deserialize(deserializer).map(|Object(value)| value)
 }
 
 /// For a field that holds a list of objects.
-pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     let list: Vec<Object<T>> = Vec::deserialize(deserializer)?;
     Ok(list.into_iter().map(|Object(value)| value).collect())
 }

@@ -108,27 +108,49 @@ impl Hub {
     pub(crate) fn start(store: Store, config: &ApiConfig, stop: &CancellationToken) -> Self {
         // Subscribed before anybody can listen, so that no hint is missed.
         let hints = store.hints().subscribe();
-        let inner = Inner { store, max_streams: config.max_streams_per_user, listened: Mutex::default() };
+        let inner = Inner {
+            store,
+            max_streams: config.max_streams_per_user,
+            listened: Mutex::default(),
+        };
         let hub = Self(Arc::new(inner));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(hub.clone().follow(hints)));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(hub.clone().poll(config.poll)));
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(hub.clone().follow(hints)),
+        );
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(hub.clone().poll(config.poll)),
+        );
         hub
     }
 
     /// Joins the listeners of a person's feed.
-    pub(crate) fn join(&self, scope: UserScope, purpose: Purpose) -> Result<Listener, TooManyStreams> {
+    pub(crate) fn join(
+        &self,
+        scope: UserScope,
+        purpose: Purpose,
+    ) -> Result<Listener, TooManyStreams> {
         let mut listened = self.listened();
         let streams = listened.get(&scope.user()).map_or(0, |entry| entry.streams);
         if purpose == Purpose::Stream && streams >= self.0.max_streams {
             return Err(TooManyStreams);
         }
-        let entry = listened.entry(scope.user()).or_insert_with(|| self.open(scope));
+        let entry = listened
+            .entry(scope.user())
+            .or_insert_with(|| self.open(scope));
         entry.listeners += 1;
         entry.streams += usize::from(purpose == Purpose::Stream);
         let channel = Arc::clone(&entry.channel);
         let lines = channel.lines.subscribe();
         let joined_live = channel.start.get().is_some();
-        Ok(Listener { lines, channel, hub: self.clone(), purpose, joined_live })
+        Ok(Listener {
+            lines,
+            channel,
+            hub: self.clone(),
+            purpose,
+            joined_live,
+        })
     }
 
     fn open(&self, scope: UserScope) -> Entry {
@@ -143,12 +165,18 @@ impl Hub {
             gone: CancellationToken::new(),
         });
         tokio::spawn(pump::run(self.0.store.clone(), Arc::clone(&channel)));
-        Entry { channel, listeners: 0, streams: 0 }
+        Entry {
+            channel,
+            listeners: 0,
+            streams: 0,
+        }
     }
 
     fn leave(&self, user: UserId, purpose: Purpose) {
         let mut listened = self.listened();
-        let Some(entry) = listened.get_mut(&user) else { return };
+        let Some(entry) = listened.get_mut(&user) else {
+            return;
+        };
         entry.listeners -= 1;
         entry.streams -= usize::from(purpose == Purpose::Stream);
         if entry.listeners == 0 {
@@ -171,7 +199,10 @@ impl Hub {
                     }
                 }
                 Ok(Hint::Cancel(_)) => {}
-                Ok(Hint::Resync) | Err(RecvError::Lagged(_)) => self.listened().values().for_each(|entry| entry.channel.look()),
+                Ok(Hint::Resync) | Err(RecvError::Lagged(_)) => self
+                    .listened()
+                    .values()
+                    .for_each(|entry| entry.channel.look()),
                 // The store keeps the sender: only at the process's end. The poll goes on.
                 Err(RecvError::Closed) => return,
             }
@@ -182,13 +213,19 @@ impl Hub {
     async fn poll(self, every: Duration) {
         loop {
             tokio::time::sleep(every.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
-            let scopes: Vec<UserScope> = self.listened().values().map(|entry| entry.channel.scope).collect();
+            let scopes: Vec<UserScope> = self
+                .listened()
+                .values()
+                .map(|entry| entry.channel.scope)
+                .collect();
             if scopes.is_empty() {
                 continue;
             }
             match self.0.store.feed_positions(&scopes).await {
                 Ok(positions) => self.compare(&positions),
-                Err(error) => debug!(%error, "the feeds could not be looked at; the next poll will"),
+                Err(error) => {
+                    debug!(%error, "the feeds could not be looked at; the next poll will")
+                }
             }
         }
     }
@@ -205,7 +242,10 @@ impl Hub {
     }
 
     fn listened(&self) -> MutexGuard<'_, HashMap<UserId, Entry>> {
-        self.0.listened.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .listened
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -245,7 +285,9 @@ impl Channel {
         match deltas.waiting.get_mut(&(delta.step, delta.attempt)) {
             Some(known) => known.text.push_str(&delta.text),
             None => {
-                deltas.waiting.insert((delta.step, delta.attempt), delta.clone());
+                deltas
+                    .waiting
+                    .insert((delta.step, delta.attempt), delta.clone());
             }
         }
         drop(deltas);

@@ -23,7 +23,8 @@ use tracing::{info, warn};
 const FETCH_LIMIT: Duration = Duration::from_secs(5);
 
 /// Brings the JWKS document.
-pub type Fetch = Arc<dyn Fn() -> BoxFuture<'static, Result<Value, Box<dyn Error + Send + Sync>>> + Send + Sync>;
+pub type Fetch =
+    Arc<dyn Fn() -> BoxFuture<'static, Result<Value, Box<dyn Error + Send + Sync>>> + Send + Sync>;
 
 /// Where the keys come from and how long they stay.
 #[derive(Clone)]
@@ -54,7 +55,11 @@ impl JwksSource {
     pub fn new(fetch: Fetch) -> Self {
         Self {
             fetch,
-            algorithms: vec![JwksAlgorithm::Rs256, JwksAlgorithm::Es256, JwksAlgorithm::EdDsa],
+            algorithms: vec![
+                JwksAlgorithm::Rs256,
+                JwksAlgorithm::Es256,
+                JwksAlgorithm::EdDsa,
+            ],
             fresh_for: Duration::from_hours(1),
             refetch_after: Duration::from_mins(1),
         }
@@ -63,7 +68,9 @@ impl JwksSource {
 
 impl fmt::Debug for JwksSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JwksSource").field("algorithms", &self.algorithms).finish_non_exhaustive()
+        f.debug_struct("JwksSource")
+            .field("algorithms", &self.algorithms)
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,16 +86,26 @@ impl JwksAlgorithm {
 
     /// What a published key can check, if anything.
     fn of_key(key: &Jwk) -> Option<Self> {
-        if !matches!(key.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
+        if !matches!(
+            key.common.public_key_use,
+            None | Some(PublicKeyUse::Signature)
+        ) {
             return None;
         }
         let (able, named) = match &key.algorithm {
             AlgorithmParameters::RSA(_) => (Self::Rs256, KeyAlgorithm::RS256),
-            AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => (Self::Es256, KeyAlgorithm::ES256),
-            AlgorithmParameters::OctetKeyPair(curve) if curve.curve == EllipticCurve::Ed25519 => (Self::EdDsa, KeyAlgorithm::EdDSA),
+            AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => {
+                (Self::Es256, KeyAlgorithm::ES256)
+            }
+            AlgorithmParameters::OctetKeyPair(curve) if curve.curve == EllipticCurve::Ed25519 => {
+                (Self::EdDsa, KeyAlgorithm::EdDSA)
+            }
             _ => return None,
         };
-        key.common.key_algorithm.is_none_or(|algorithm| algorithm == named).then_some(able)
+        key.common
+            .key_algorithm
+            .is_none_or(|algorithm| algorithm == named)
+            .then_some(able)
     }
 }
 
@@ -124,11 +141,19 @@ struct Kept {
 
 impl Jwks {
     pub(crate) fn new(source: JwksSource) -> Self {
-        Self(Arc::new(Inner { source, kept: RwLock::default(), tried_at: Mutex::default() }))
+        Self(Arc::new(Inner {
+            source,
+            kept: RwLock::default(),
+            tried_at: Mutex::default(),
+        }))
     }
 
     /// The key for a token's header.
-    pub(crate) async fn key(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Arc<DecodingKey>, NoKey> {
+    pub(crate) async fn key(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<Arc<DecodingKey>, NoKey> {
         let algorithm = JwksAlgorithm::of(algorithm)
             .filter(|algorithm| self.0.source.algorithms.contains(algorithm))
             .ok_or(NoKey::WrongAlgorithm)?;
@@ -148,9 +173,15 @@ impl Jwks {
     }
 
     /// Looks into what is kept; also whether that is old.
-    async fn look(&self, kid: Option<&str>, algorithm: JwksAlgorithm) -> (Result<Arc<DecodingKey>, NoKey>, bool) {
+    async fn look(
+        &self,
+        kid: Option<&str>,
+        algorithm: JwksAlgorithm,
+    ) -> (Result<Arc<DecodingKey>, NoKey>, bool) {
         let kept = self.0.kept.read().await;
-        let stale = kept.fetched_at.is_none_or(|at| at.elapsed() >= self.0.source.fresh_for);
+        let stale = kept
+            .fetched_at
+            .is_none_or(|at| at.elapsed() >= self.0.source.fresh_for);
         (kept.find(kid, algorithm), stale)
     }
 
@@ -163,15 +194,27 @@ impl Jwks {
         *tried_at = Some(Instant::now());
         let document = match timeout(FETCH_LIMIT, (self.0.source.fetch)()).await {
             Ok(Ok(document)) => document,
-            Ok(Err(error)) => return warn!(error, "the issuer's keys could not be fetched; the old ones stay"),
-            Err(_) => return warn!("the issuer's keys did not come within {FETCH_LIMIT:?}; the old ones stay"),
+            Ok(Err(error)) => {
+                return warn!(
+                    error,
+                    "the issuer's keys could not be fetched; the old ones stay"
+                );
+            }
+            Err(_) => {
+                return warn!(
+                    "the issuer's keys did not come within {FETCH_LIMIT:?}; the old ones stay"
+                );
+            }
         };
         let keys = read(&document);
         if keys.is_empty() {
             return warn!("the issuer published no key that can be used; the old ones stay");
         }
         info!(kids = keys.len(), "the issuer's keys were fetched");
-        *self.0.kept.write().await = Kept { keys, fetched_at: Some(Instant::now()) };
+        *self.0.kept.write().await = Kept {
+            keys,
+            fetched_at: Some(Instant::now()),
+        };
     }
 }
 
@@ -181,7 +224,12 @@ impl Kept {
             return Err(NoKey::Unavailable);
         }
         let named = match kid {
-            Some(kid) => self.keys.get(kid).ok_or(NoKey::Unknown)?.iter().collect::<Vec<_>>(),
+            Some(kid) => self
+                .keys
+                .get(kid)
+                .ok_or(NoKey::Unknown)?
+                .iter()
+                .collect::<Vec<_>>(),
             None => self.keys.values().flatten().collect(),
         };
         let mut able = named.into_iter().filter(|(able, _)| *able == algorithm);
@@ -198,9 +246,16 @@ impl Kept {
 fn read(document: &Value) -> HashMap<String, Vec<(JwksAlgorithm, Arc<DecodingKey>)>> {
     let mut keys: HashMap<String, Vec<_>> = HashMap::new();
     for key in document["keys"].as_array().into_iter().flatten() {
-        let Ok(key) = serde_json::from_value::<Jwk>(key.clone()) else { continue };
-        let (Some(able), Ok(decoding)) = (JwksAlgorithm::of_key(&key), DecodingKey::from_jwk(&key)) else { continue };
-        keys.entry(key.common.key_id.unwrap_or_default()).or_default().push((able, Arc::new(decoding)));
+        let Ok(key) = serde_json::from_value::<Jwk>(key.clone()) else {
+            continue;
+        };
+        let (Some(able), Ok(decoding)) = (JwksAlgorithm::of_key(&key), DecodingKey::from_jwk(&key))
+        else {
+            continue;
+        };
+        keys.entry(key.common.key_id.unwrap_or_default())
+            .or_default()
+            .push((able, Arc::new(decoding)));
     }
     keys
 }

@@ -91,18 +91,30 @@ impl std::ops::Deref for App {
 
 /// Serves until `stop`; then streams are told to reconnect elsewhere, waiting requests get the answer they would get at
 /// the end of their wait, and the call returns when all requests have ended, or after [`ApiConfig::drain`].
-pub async fn serve(listener: TcpListener, store: Store, config: ApiConfig, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    store: Store,
+    config: ApiConfig,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let auth = Auth::new(&config.auth, store.clone()).map_err(io::Error::other)?;
     let hub = Hub::start(store.clone(), &config, &stop);
     let drain = config.drain;
-    let app = App(Arc::new(Parts { store, hub, auth, config, stop: stop.clone() }));
+    let app = App(Arc::new(Parts {
+        store,
+        hub,
+        auth,
+        config,
+        stop: stop.clone(),
+    }));
     info!(address = %listener.local_addr()?, "the API listens");
     // Small answers go out at once: the default would hold back an event for 40 ms.
     let listener = listener.tap_io(|socket| {
         let _ = socket.set_nodelay(true);
     });
     let service = ServiceExt::<Request>::into_make_service(router::service(app));
-    let requests = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let requests =
+        axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     let overdue = async {
         stop.cancelled().await;
         tokio::time::sleep(drain).await;

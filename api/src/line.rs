@@ -67,7 +67,10 @@ impl Frame {
         let head = format!("{id}event: {kind}\ndata: ");
         // With the first of the two line breaks that end the frame.
         let json = head.len()..head.len() + data.len() + 1;
-        Self { sse: Bytes::from(format!("{head}{data}\n\n")), json }
+        Self {
+            sse: Bytes::from(format!("{head}{data}\n\n")),
+            json,
+        }
     }
 
     pub(crate) fn bytes(&self, format: Format) -> Bytes {
@@ -80,7 +83,11 @@ impl Frame {
 
 impl EventLine {
     pub(crate) fn new(event: &Event) -> Self {
-        let closed = if event.event_type == "plan_completed" { event.payload.get("state").cloned() } else { None };
+        let closed = if event.event_type == "plan_completed" {
+            event.payload.get("state").cloned()
+        } else {
+            None
+        };
         // An event is made of texts, numbers and JSON: this cannot fail.
         let data = serde_json::to_string(event).unwrap_or_default();
         Self {
@@ -109,7 +116,11 @@ impl Line {
             "step_id": delta.step,
         });
         let frame = Frame::new(None, DELTA_TYPE, &data.to_string());
-        Self::Delta(Arc::new(DeltaLine { after, session: delta.session, frame }))
+        Self::Delta(Arc::new(DeltaLine {
+            after,
+            session: delta.session,
+            frame,
+        }))
     }
 }
 
@@ -120,8 +131,14 @@ mod tests {
     #[test]
     fn a_frame_is_the_same_event_in_both_formats() {
         let frame = Frame::new(Some(7), "task_started", r#"{"a":1}"#);
-        assert_eq!(frame.bytes(Format::Sse), "id: 7\nevent: task_started\ndata: {\"a\":1}\n\n");
+        assert_eq!(
+            frame.bytes(Format::Sse),
+            "id: 7\nevent: task_started\ndata: {\"a\":1}\n\n"
+        );
         assert_eq!(frame.bytes(Format::NdJson), "{\"a\":1}\n");
-        assert_eq!(Frame::new(None, "x", "{}").bytes(Format::Sse), "event: x\ndata: {}\n\n");
+        assert_eq!(
+            Frame::new(None, "x", "{}").bytes(Format::Sse),
+            "event: x\ndata: {}\n\n"
+        );
     }
 }

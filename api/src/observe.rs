@@ -29,7 +29,10 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
         problem.render(&mut response, &id, Utc::now());
     }
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);
     }
@@ -38,7 +41,9 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let entered = span.entered();
     match route.as_ref().map(MatchedPath::as_str) {
         // Asked every few seconds by whoever watches over the process.
-        Some(route @ ("/health" | "/ready")) => debug!(%method, route, status, duration_ms, "request"),
+        Some(route @ ("/health" | "/ready")) => {
+            debug!(%method, route, status, duration_ms, "request")
+        }
         route => info!(%method, route = route.unwrap_or("none"), status, duration_ms, "request"),
     }
     drop(entered);
@@ -46,11 +51,18 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
 }
 
 fn request_id(headers: &HeaderMap) -> String {
-    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let given = headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok());
     let plain = |id: &&str| {
-        (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        (1..=64).contains(&id.len())
+            && id
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
     };
-    given.filter(plain).map_or_else(|| Uuid::now_v7().simple().to_string(), str::to_owned)
+    given
+        .filter(plain)
+        .map_or_else(|| Uuid::now_v7().simple().to_string(), str::to_owned)
 }
 
 #[cfg(test)]
@@ -59,7 +71,12 @@ mod tests {
 
     #[test]
     fn a_plain_id_is_taken_over_and_anything_else_replaced() {
-        let with = |value: &str| HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static("")))]);
+        let with = |value: &str| {
+            HeaderMap::from_iter([(
+                REQUEST_ID,
+                HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static("")),
+            )])
+        };
         assert_eq!(request_id(&with("abc-1._Z")), "abc-1._Z");
         for odd in ["", "a b", "a\"b", "ü", &"x".repeat(65)] {
             assert_eq!(request_id(&with(odd)).len(), 32, "{odd}");

@@ -38,14 +38,24 @@ impl PageQuery {
     pub(crate) fn limit(&self) -> Result<usize, Problem> {
         match self.limit.unwrap_or(DEFAULT_LIMIT) {
             limit @ 1..=LIMIT => Ok(usize::from(limit)),
-            _ => Err(Problem::query("limit", "out_of_range", format!("limit must be 1 to {LIMIT}"))),
+            _ => Err(Problem::query(
+                "limit",
+                "out_of_range",
+                format!("limit must be 1 to {LIMIT}"),
+            )),
         }
     }
 
     /// Where to begin.
     pub(crate) fn cursor<T: FromStr>(&self) -> Result<Option<T>, Problem> {
         let parsed = self.cursor.as_deref().map(str::parse).transpose();
-        parsed.map_err(|_| Problem::query("cursor", "bad_cursor", "this is not a next_cursor of this list"))
+        parsed.map_err(|_| {
+            Problem::query(
+                "cursor",
+                "bad_cursor",
+                "this is not a next_cursor of this list",
+            )
+        })
     }
 }
 
@@ -63,6 +73,9 @@ impl<T> Page<T> {
         let more = found.len() > limit;
         found.truncate(limit);
         let next_cursor = found.last().filter(|_| more).map(cursor);
-        Self { items: found.into_iter().map(T::from).collect(), next_cursor }
+        Self {
+            items: found.into_iter().map(T::from).collect(),
+            next_cursor,
+        }
     }
 }

@@ -64,27 +64,77 @@ impl Code {
     /// Status, word and title: the whole table.
     fn row(self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed_json", "The body is not valid JSON"),
-            Self::BadQuery => (StatusCode::BAD_REQUEST, "bad_query", "A query parameter is wrong"),
+            Self::MalformedJson => (
+                StatusCode::BAD_REQUEST,
+                "malformed_json",
+                "The body is not valid JSON",
+            ),
+            Self::BadQuery => (
+                StatusCode::BAD_REQUEST,
+                "bad_query",
+                "A query parameter is wrong",
+            ),
             Self::BadHeader => (StatusCode::BAD_REQUEST, "bad_header", "A header is wrong"),
-            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid bearer token is needed"),
+            Self::Unauthorized => (
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "A valid bearer token is needed",
+            ),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::AgentNotFound => (StatusCode::NOT_FOUND, "agent_not_found", "No such agent"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
-            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not_acceptable", "Not available in that form"),
+            Self::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "Method not allowed",
+            ),
+            Self::NotAcceptable => (
+                StatusCode::NOT_ACCEPTABLE,
+                "not_acceptable",
+                "Not available in that form",
+            ),
             Self::NameTaken => (StatusCode::CONFLICT, "name_taken", "The name is taken"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "It exists already"),
             Self::PlanClosed => (StatusCode::CONFLICT, "plan_closed", "The plan has ended"),
-            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
-            Self::UnsupportedMediaType => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body must be JSON")
-            }
-            Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "validation_failed", "Some fields are wrong"),
-            Self::SessionFull => (StatusCode::TOO_MANY_REQUESTS, "session_full", "Too many messages are waiting"),
-            Self::TooManyStreams => (StatusCode::TOO_MANY_REQUESTS, "too_many_streams", "Too many open streams"),
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side"),
-            Self::AgentQueueFull => (StatusCode::SERVICE_UNAVAILABLE, "agent_queue_full", "The agent is busy"),
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available at the moment"),
+            Self::BodyTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "The body is too large",
+            ),
+            Self::UnsupportedMediaType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "The body must be JSON",
+            ),
+            Self::Invalid => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "validation_failed",
+                "Some fields are wrong",
+            ),
+            Self::SessionFull => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "session_full",
+                "Too many messages are waiting",
+            ),
+            Self::TooManyStreams => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_streams",
+                "Too many open streams",
+            ),
+            Self::Internal => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "Something went wrong on our side",
+            ),
+            Self::AgentQueueFull => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "agent_queue_full",
+                "The agent is busy",
+            ),
+            Self::Unavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "Not available at the moment",
+            ),
         }
     }
 }
@@ -121,7 +171,12 @@ pub(crate) struct FieldError {
 impl FieldError {
     /// A wrong field of the body.
     pub(crate) fn body(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> Self {
-        Self { pointer: Some(pointer.into()), parameter: None, code: code.to_owned(), detail: detail.into() }
+        Self {
+            pointer: Some(pointer.into()),
+            parameter: None,
+            code: code.to_owned(),
+            detail: detail.into(),
+        }
     }
 }
 
@@ -159,7 +214,13 @@ pub(crate) struct ProblemBody<'a> {
 
 impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), retry_after: None, challenge: None }
+        Self {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+            challenge: None,
+        }
     }
 
     /// The one 404: it says nothing about what it is that is not there.
@@ -173,26 +234,46 @@ impl Problem {
             [only] => only.detail.clone(),
             several => format!("{} fields are wrong; see errors", several.len()),
         };
-        Self { errors, ..Self::new(Code::Invalid, detail) }
+        Self {
+            errors,
+            ..Self::new(Code::Invalid, detail)
+        }
     }
 
     /// A wrong query parameter.
     pub(crate) fn query(parameter: &str, code: &str, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        let error =
-            FieldError { pointer: None, parameter: Some(parameter.to_owned()), code: code.to_owned(), detail: detail.clone() };
-        Self { errors: vec![error], ..Self::new(Code::BadQuery, detail) }
+        let error = FieldError {
+            pointer: None,
+            parameter: Some(parameter.to_owned()),
+            code: code.to_owned(),
+            detail: detail.clone(),
+        };
+        Self {
+            errors: vec![error],
+            ..Self::new(Code::BadQuery, detail)
+        }
     }
 
     /// A 401; the challenge follows RFC 6750: no error code where no token came.
     pub(crate) fn unauthorized(detail: impl Into<String>, token_came: bool) -> Self {
-        let challenge = if token_came { r#"Bearer error="invalid_token""# } else { "Bearer" };
-        Self { challenge: Some(challenge), ..Self::new(Code::Unauthorized, detail) }
+        let challenge = if token_came {
+            r#"Bearer error="invalid_token""#
+        } else {
+            "Bearer"
+        };
+        Self {
+            challenge: Some(challenge),
+            ..Self::new(Code::Unauthorized, detail)
+        }
     }
 
     /// The same, worth another try after some seconds.
     pub(crate) fn retry_after(self, seconds: u32) -> Self {
-        Self { retry_after: Some(seconds), ..self }
+        Self {
+            retry_after: Some(seconds),
+            ..self
+        }
     }
 
     /// Writes the body and what belongs to it into the response that carried it.
@@ -211,14 +292,20 @@ impl Problem {
         // Strings, numbers and lists of them: this cannot fail.
         *response.body_mut() = Body::from(serde_json::to_vec(&body).unwrap_or_default());
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.remove(header::CONTENT_LENGTH);
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(challenge) = self.challenge {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(challenge),
+            );
         }
     }
 }
@@ -238,15 +325,33 @@ impl From<StoreError> for Problem {
             StoreError::Conflict { constraint } if constraint == "user_agents_name_key" => {
                 Self::new(Code::NameTaken, "an agent of yours has this name already")
             }
-            StoreError::Conflict { constraint } => Self::new(Code::Conflict, format!("{constraint} is taken")),
-            StoreError::Graph(errors) => Self::invalid(errors.iter().map(FieldError::from).collect()),
-            passing @ (StoreError::Unavailable(_) | StoreError::PoolExhausted | StoreError::Again(_)) => {
-                warn!(error = chain(&passing), "a request could not be served");
-                Self::new(Code::Unavailable, "the database did not answer in time; try again").retry_after(1)
+            StoreError::Conflict { constraint } => {
+                Self::new(Code::Conflict, format!("{constraint} is taken"))
             }
-            defect @ (StoreError::Decode { .. } | StoreError::Migrate(_) | StoreError::Statement(_)) => {
-                error!(error = chain(&defect), "a request failed by a defect of ours");
-                Self::new(Code::Internal, "the request failed; the log has it under this request_id")
+            StoreError::Graph(errors) => {
+                Self::invalid(errors.iter().map(FieldError::from).collect())
+            }
+            passing @ (StoreError::Unavailable(_)
+            | StoreError::PoolExhausted
+            | StoreError::Again(_)) => {
+                warn!(error = chain(&passing), "a request could not be served");
+                Self::new(
+                    Code::Unavailable,
+                    "the database did not answer in time; try again",
+                )
+                .retry_after(1)
+            }
+            defect @ (StoreError::Decode { .. }
+            | StoreError::Migrate(_)
+            | StoreError::Statement(_)) => {
+                error!(
+                    error = chain(&defect),
+                    "a request failed by a defect of ours"
+                );
+                Self::new(
+                    Code::Internal,
+                    "the request failed; the log has it under this request_id",
+                )
             }
         }
     }

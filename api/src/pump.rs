@@ -52,7 +52,9 @@ pub(crate) async fn run(store: Store, channel: Arc<Channel>) {
 /// Hands out everything after the channel's position.
 async fn read(store: &Store, channel: &Channel) -> Result<(), StoreError> {
     loop {
-        let events = store.events_after(channel.scope, None, channel.position(), PAGE).await?;
+        let events = store
+            .events_after(channel.scope, None, channel.position(), PAGE)
+            .await?;
         let full = i64::try_from(events.len()).is_ok_and(|read| read == PAGE);
         for event in &events {
             // Without a listener it is nobody's loss: the channel is about to close.
@@ -68,6 +70,8 @@ async fn read(store: &Store, channel: &Channel) -> Result<(), StoreError> {
 fn say(channel: &Channel) {
     let now = Utc::now();
     for delta in channel.take_deltas() {
-        let _ = channel.lines.send(Line::delta(&delta, channel.position(), now));
+        let _ = channel
+            .lines
+            .send(Line::delta(&delta, channel.position(), now));
     }
 }

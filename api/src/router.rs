@@ -30,7 +30,12 @@ const PLAN_BYTES: usize = 8 * 1024 * 1024;
 fn my() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(agents::create, agents::list))
-        .routes(routes!(agents::read, agents::replace, agents::change, agents::delete))
+        .routes(routes!(
+            agents::read,
+            agents::replace,
+            agents::change,
+            agents::delete
+        ))
         .routes(routes!(orchestrator::read, orchestrator::replace))
         .routes(routes!(sessions::create, sessions::list))
         .routes(routes!(sessions::read, sessions::change, sessions::delete))
@@ -43,14 +48,20 @@ fn my() -> OpenApiRouter<App> {
         .routes(routes!(steps::list))
         .routes(routes!(graph::read))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .merge(OpenApiRouter::new().routes(routes!(new_plan::create, plans::list)).layer(DefaultBodyLimit::max(PLAN_BYTES)))
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(new_plan::create, plans::list))
+                .layer(DefaultBodyLimit::max(PLAN_BYTES)),
+        )
 }
 
 /// All routes, still open, and their description.
 pub(crate) fn routes() -> (Parts, OpenApi) {
     let (my, my_document) = my().split_for_parts();
-    let (open, open_document) =
-        OpenApiRouter::with_openapi(openapi::base()).routes(routes!(ops::health)).routes(routes!(ops::ready)).split_for_parts();
+    let (open, open_document) = OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(ops::health))
+        .routes(routes!(ops::ready))
+        .split_for_parts();
     let mut document = open_document.nest(openapi::MY, my_document);
     openapi::complete(&mut document);
     (Parts { my, open }, document)
@@ -85,7 +96,10 @@ async fn not_found() -> Problem {
 }
 
 async fn method_not_allowed() -> Problem {
-    Problem::new(Code::MethodNotAllowed, "the header Allow says what this route takes")
+    Problem::new(
+        Code::MethodNotAllowed,
+        "the header Allow says what this route takes",
+    )
 }
 
 /// With and without a slash at its end is the same route under `/my/`.
@@ -102,7 +116,9 @@ fn slashed(uri: &Uri) -> Option<Uri> {
     if !path.starts_with("/my/") || plain == openapi::MY || path.strip_suffix('/') == Some(plain) {
         return None;
     }
-    let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
+    let query = uri
+        .query()
+        .map_or_else(String::new, |query| format!("?{query}"));
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = PathAndQuery::try_from(format!("{plain}/{query}")).ok();
     Uri::from_parts(parts).ok()

@@ -45,10 +45,14 @@ pub(crate) struct Filter {
 
 impl Filter {
     fn shows(&self, session: Option<SessionId>, kind: &str) -> bool {
-        let among = |sessions: &Vec<SessionId>| session.is_some_and(|session| sessions.contains(&session));
+        let among =
+            |sessions: &Vec<SessionId>| session.is_some_and(|session| sessions.contains(&session));
         self.session.is_none_or(|wanted| session == Some(wanted))
             && self.sessions.as_ref().is_none_or(among)
-            && self.types.as_ref().is_none_or(|types| types.iter().any(|wanted| wanted == kind))
+            && self
+                .types
+                .as_ref()
+                .is_none_or(|types| types.iter().any(|wanted| wanted == kind))
     }
 }
 
@@ -88,10 +92,17 @@ struct Reader {
 }
 
 /// The chunks of a stream's body.
-pub(crate) fn chunks(store: Store, listener: Listener, mut order: Order) -> impl futures::Stream<Item = Result<Bytes, Infallible>> {
+pub(crate) fn chunks(
+    store: Store,
+    listener: Listener,
+    mut order: Order,
+) -> impl futures::Stream<Item = Result<Bytes, Infallible>> {
     order.stop = order.stop.child_token();
     let spoke_at = Instant::now();
-    let timer = Box::pin(sleep_until(std::cmp::min(order.expires, spoke_at + order.heartbeat)));
+    let timer = Box::pin(sleep_until(std::cmp::min(
+        order.expires,
+        spoke_at + order.heartbeat,
+    )));
     let stopped = Box::pin(order.stop.clone().cancelled_owned());
     let mut ready = VecDeque::new();
     if order.format == Format::Sse {
@@ -99,7 +110,17 @@ pub(crate) fn chunks(store: Store, listener: Listener, mut order: Order) -> impl
         let retry = 2000 + fastrand::u32(..1000);
         ready.push_back(Bytes::from(format!("retry: {retry}\n\n")));
     }
-    let reader = Reader { listener, store, order, behind: true, ready, ended: false, spoke_at, timer, stopped };
+    let reader = Reader {
+        listener,
+        store,
+        order,
+        behind: true,
+        ready,
+        ended: false,
+        spoke_at,
+        timer,
+        stopped,
+    };
     futures::stream::unfold(reader, |mut reader| async {
         let chunk = reader.next().await?;
         Some((Ok(chunk), reader))
@@ -152,7 +173,10 @@ impl Reader {
                 Format::NdJson => Bytes::from_static(b"\n"),
             });
         }
-        self.timer.as_mut().reset(std::cmp::min(self.order.expires, self.spoke_at + self.order.heartbeat));
+        self.timer.as_mut().reset(std::cmp::min(
+            self.order.expires,
+            self.spoke_at + self.order.heartbeat,
+        ));
     }
 
     fn take(&mut self, line: &Line) {
@@ -165,7 +189,9 @@ impl Reader {
             }
             // What was said before an event that this stream has shown already may belong to a step that has ended.
             Line::Delta(delta) => {
-                if delta.after >= self.order.position && self.order.filter.shows(delta.session, DELTA_TYPE) {
+                if delta.after >= self.order.position
+                    && self.order.filter.shows(delta.session, DELTA_TYPE)
+                {
                     self.ready.push_back(delta.frame.bytes(self.order.format));
                 }
             }
@@ -182,7 +208,13 @@ impl Reader {
     async fn catch_up(&mut self) {
         // Whatever is handed out after this moment comes as a line; a page that is not full has everything before it.
         let handed_out = self.listener.position();
-        let Order { scope, filter, position, stop, .. } = &self.order;
+        let Order {
+            scope,
+            filter,
+            position,
+            stop,
+            ..
+        } = &self.order;
         let page = tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -220,7 +252,8 @@ impl Reader {
             "payload": {"reason": reason, "cursor": self.order.position},
             "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
         });
-        self.ready.push_back(Frame::new(None, "reconnect", &data.to_string()).bytes(self.order.format));
+        self.ready
+            .push_back(Frame::new(None, "reconnect", &data.to_string()).bytes(self.order.format));
         self.ended = true;
     }
 }
@@ -252,7 +285,9 @@ mod tests {
         let stop = CancellationToken::new();
         let hub = Hub::start(store.clone(), &config, &stop);
         let scope = anybody();
-        let Ok(listener) = hub.join(scope, Purpose::Stream) else { unreachable!("the first stream") };
+        let Ok(listener) = hub.join(scope, Purpose::Stream) else {
+            unreachable!("the first stream")
+        };
         let now = Instant::now();
         let order = Order {
             scope,
@@ -264,17 +299,43 @@ mod tests {
             stop: stop.clone(),
         };
         let (timer, stopped) = (Box::pin(sleep_until(now)), Box::pin(stop.cancelled_owned()));
-        Ok(Reader { listener, store, order, behind: false, ready: VecDeque::new(), ended: false, spoke_at: now, timer, stopped })
+        Ok(Reader {
+            listener,
+            store,
+            order,
+            behind: false,
+            ready: VecDeque::new(),
+            ended: false,
+            spoke_at: now,
+            timer,
+            stopped,
+        })
     }
 
     fn event(seq: i64) -> Line {
         let (event_type, payload, timestamp) = ("task_started".to_owned(), json!({}), Utc::now());
-        Line::event(&Event { event_type, payload, timestamp, seq, session_id: None, plan_id: None, step_id: None })
+        Line::event(&Event {
+            event_type,
+            payload,
+            timestamp,
+            seq,
+            session_id: None,
+            plan_id: None,
+            step_id: None,
+        })
     }
 
     fn delta(after: i64) -> Line {
         let (key, text) = ("a".to_owned(), "b".to_owned());
-        let delta = Delta { user: UserId::new(), session: None, plan: PlanId::new(), step: StepId::new(), key, attempt: 1, text };
+        let delta = Delta {
+            user: UserId::new(),
+            session: None,
+            plan: PlanId::new(),
+            step: StepId::new(),
+            key,
+            attempt: 1,
+            text,
+        };
         Line::delta(&delta, after, Utc::now())
     }
 
@@ -293,7 +354,11 @@ mod tests {
         for (what, line, frames, position, behind) in table {
             let mut reader = reader()?;
             reader.take(&line);
-            assert_eq!((reader.ready.len(), reader.order.position, reader.behind), (frames, position, behind), "{what}");
+            assert_eq!(
+                (reader.ready.len(), reader.order.position, reader.behind),
+                (frames, position, behind),
+                "{what}"
+            );
         }
         Ok(())
     }

@@ -85,9 +85,11 @@ struct StepDocument {
 impl Board {
     /// Reads a plan; none: there is no such plan.
     pub(crate) async fn read(client: &Client, plan: &str) -> anyhow::Result<Option<Self>> {
-        let Some(document) = client.find(&format!("my/plans/{plan}/")).await? else { return Ok(None) };
-        let document: PlanDocument =
-            serde_json::from_value(document).context("the service describes the plan in a way that is not known here")?;
+        let Some(document) = client.find(&format!("my/plans/{plan}/")).await? else {
+            return Ok(None);
+        };
+        let document: PlanDocument = serde_json::from_value(document)
+            .context("the service describes the plan in a way that is not known here")?;
         let mut board = Self {
             plan: plan.to_owned(),
             session: document.session_id,
@@ -110,10 +112,16 @@ impl Board {
     async fn read_runs(&mut self, client: &Client) -> anyhow::Result<()> {
         let mut cursor = String::new();
         loop {
-            let page = client.get(&format!("my/plans/{}/steps/?limit=200{cursor}", self.plan)).await?;
-            let page: StepPage =
-                serde_json::from_value(page).context("the service lists steps in a way that is not known here")?;
-            self.runs.extend(page.items.into_iter().filter_map(|step| Some((step.key.clone(), Run::of(&step)?))));
+            let page = client
+                .get(&format!("my/plans/{}/steps/?limit=200{cursor}", self.plan))
+                .await?;
+            let page: StepPage = serde_json::from_value(page)
+                .context("the service lists steps in a way that is not known here")?;
+            self.runs.extend(
+                page.items
+                    .into_iter()
+                    .filter_map(|step| Some((step.key.clone(), Run::of(&step)?))),
+            );
             match page.next_cursor {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => return Ok(()),
@@ -126,8 +134,11 @@ impl Board {
         // The state first: if the plan ends in between, the next reading finds it, and the picture is not older than the state.
         let document = client.get(&format!("my/plans/{}/", self.plan)).await?;
         let document: PlanDocument = serde_json::from_value(document)?;
-        let graph = client.get(&format!("my/plans/{}/graph/?format=json", self.plan)).await?;
-        let graph: Graph = serde_json::from_value(graph).context("the service draws the plan in a way that is not known here")?;
+        let graph = client
+            .get(&format!("my/plans/{}/graph/?format=json", self.plan))
+            .await?;
+        let graph: Graph = serde_json::from_value(graph)
+            .context("the service draws the plan in a way that is not known here")?;
         self.picture = graph.into_picture();
         self.state = document.state;
         self.ended = document.finished_at;
@@ -143,15 +154,23 @@ impl Board {
             "task_completed" => self.finished(&key, StateName::Succeeded, event),
             "task_failed" => self.finished(&key, StateName::Failed, event),
             "task_cancelled" => self.finished(&key, StateName::Cancelled, event),
-            "task_skipped" => self.moved(&key, StateName::Skipped, "skipped: what it needs did not come"),
+            "task_skipped" => self.moved(
+                &key,
+                StateName::Skipped,
+                "skipped: what it needs did not come",
+            ),
             "task_waiting" => self.moved(&key, StateName::Suspended, "waits"),
             "approval_required" => self.moved(&key, StateName::Suspended, "waits for an approval"),
-            "approval_resolved" => self.moved(&key, StateName::Ready, "goes on: the approval is decided"),
+            "approval_resolved" => {
+                self.moved(&key, StateName::Ready, "goes on: the approval is decided")
+            }
             "task_progress" if !key.is_empty() => self.progressed(&key, event)?,
             "task_plan_created" => self.planned(event),
             "plan_completed" => self.completed(event),
             "message_created" => {
-                let answer = event.payload["content"].as_str().filter(|_| event.payload["role"] == "assistant");
+                let answer = event.payload["content"]
+                    .as_str()
+                    .filter(|_| event.payload["role"] == "assistant");
                 self.answer = answer.map(str::to_owned).or_else(|| self.answer.take());
                 return None;
             }
@@ -189,12 +208,24 @@ impl Board {
 
     /// Steps that have ended, and all steps.
     pub(crate) fn progress(&self) -> (usize, usize) {
-        (self.picture.nodes.iter().filter(|node| node.state.is_final()).count(), self.picture.nodes.len())
+        (
+            self.picture
+                .nodes
+                .iter()
+                .filter(|node| node.state.is_final())
+                .count(),
+            self.picture.nodes.len(),
+        )
     }
 
     /// Keys of the steps in a state.
     pub(crate) fn in_state(&self, state: StateName) -> Vec<&str> {
-        self.picture.nodes.iter().filter(|node| node.state == state).map(|node| node.key.as_str()).collect()
+        self.picture
+            .nodes
+            .iter()
+            .filter(|node| node.state == state)
+            .map(|node| node.key.as_str())
+            .collect()
     }
 
     /// How long it has been going, or went.
@@ -206,19 +237,40 @@ impl Board {
     fn note(&self, node: &PictureNode) -> Option<String> {
         let run = self.runs.get(&node.key)?;
         let time = match (node.state, run.took) {
-            (StateName::Running, _) => seconds(TimeDelta::from_std(run.seen.elapsed()).unwrap_or_default()),
+            (StateName::Running, _) => {
+                seconds(TimeDelta::from_std(run.seen.elapsed()).unwrap_or_default())
+            }
             (_, Some(took)) => seconds(took),
             _ => return None,
         };
-        Some(if run.attempt > 1 { format!("{time} #{}", run.attempt) } else { time })
+        Some(if run.attempt > 1 {
+            format!("{time} #{}", run.attempt)
+        } else {
+            time
+        })
     }
 
     fn started(&mut self, key: &str, event: &Event) -> String {
         let attempt = event.payload["attempt"].as_u64().unwrap_or(1);
-        self.runs.insert(key.to_owned(), Run { attempt, began: event.timestamp, seen: Instant::now(), took: None });
-        let by = self.node(key).map(|node| node.label.clone()).filter(|label| !label.is_empty() && label != key);
+        self.runs.insert(
+            key.to_owned(),
+            Run {
+                attempt,
+                began: event.timestamp,
+                seen: Instant::now(),
+                took: None,
+            },
+        );
+        let by = self
+            .node(key)
+            .map(|node| node.label.clone())
+            .filter(|label| !label.is_empty() && label != key);
         let by = by.map(|label| format!(" by {label}")).unwrap_or_default();
-        let again = if attempt > 1 { format!(" again, attempt {attempt}") } else { String::new() };
+        let again = if attempt > 1 {
+            format!(" again, attempt {attempt}")
+        } else {
+            String::new()
+        };
         self.moved(key, StateName::Running, &format!("started{by}{again}"))
     }
 
@@ -229,12 +281,22 @@ impl Board {
             run.took = Some(took);
             format!(" in {}", seconds(took))
         });
-        let why = event.payload["error"]["message"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
-        self.moved(key, state, &format!("{}{}{why}", state.as_str(), took.unwrap_or_default()))
+        let why = event.payload["error"]["message"]
+            .as_str()
+            .map(|why| format!(": {why}"))
+            .unwrap_or_default();
+        self.moved(
+            key,
+            state,
+            &format!("{}{}{why}", state.as_str(), took.unwrap_or_default()),
+        )
     }
 
     fn progressed(&mut self, key: &str, event: &Event) -> Option<String> {
-        let why = event.payload["error"]["message"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+        let why = event.payload["error"]["message"]
+            .as_str()
+            .map(|why| format!(": {why}"))
+            .unwrap_or_default();
         let said = match event.payload["reason"].as_str() {
             Some("retry") => format!("will be tried again{why}"),
             Some("worker_lost") => "goes to another worker: its own was lost".to_owned(),
@@ -263,7 +325,12 @@ impl Board {
         if let Some(node) = self.picture.nodes.iter_mut().find(|node| node.key == key) {
             node.state = state;
         }
-        if self.speech.as_ref().is_some_and(|(speaker, _)| speaker == key) && state != StateName::Running {
+        if self
+            .speech
+            .as_ref()
+            .is_some_and(|(speaker, _)| speaker == key)
+            && state != StateName::Running
+        {
             self.speech = None;
         }
         self.promote();
@@ -272,9 +339,15 @@ impl Board {
 
     /// No event says that a step became ready: it did when the last of its needs succeeded.
     fn promote(&mut self) {
-        let succeeded: Vec<String> = self.in_state(StateName::Succeeded).into_iter().map(str::to_owned).collect();
+        let succeeded: Vec<String> = self
+            .in_state(StateName::Succeeded)
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
         for node in &mut self.picture.nodes {
-            if node.state == StateName::Blocked && node.needs.iter().all(|need| succeeded.contains(need)) {
+            if node.state == StateName::Blocked
+                && node.needs.iter().all(|need| succeeded.contains(need))
+            {
                 node.state = StateName::Ready;
             }
         }
@@ -289,8 +362,15 @@ impl Run {
     fn of(step: &StepDocument) -> Option<Self> {
         let began = step.started_at?;
         let going = (Utc::now() - began).to_std().unwrap_or_default();
-        let seen = Instant::now().checked_sub(going).unwrap_or_else(Instant::now);
-        Some(Self { attempt: step.attempt, began, seen, took: step.finished_at.map(|ended| ended - began) })
+        let seen = Instant::now()
+            .checked_sub(going)
+            .unwrap_or_else(Instant::now);
+        Some(Self {
+            attempt: step.attempt,
+            began,
+            seen,
+            took: step.finished_at.map(|ended| ended - began),
+        })
     }
 }
 
@@ -325,7 +405,10 @@ mod tests {
             session: None,
             state: PlanState::Active,
             runs: HashMap::new(),
-            picture: Picture { title: String::new(), nodes: nodes.collect() },
+            picture: Picture {
+                title: String::new(),
+                nodes: nodes.collect(),
+            },
             began: DateTime::UNIX_EPOCH,
             ended: None,
             news: VecDeque::new(),
@@ -367,20 +450,33 @@ mod tests {
             ]
         );
         assert_eq!(board.in_state(StateName::Ready), ["b"]);
-        assert_eq!((board.progress(), board.state), ((1, 2), PlanState::Partial));
+        assert_eq!(
+            (board.progress(), board.state),
+            ((1, 2), PlanState::Partial)
+        );
     }
 
     #[test]
     fn an_unknown_event_says_nothing_and_changes_nothing() {
         let mut board = board(&[("a", &[])]);
-        assert_eq!(board.take(&event(0, "context_retrieved", json!({"key": "a"}))), None);
+        assert_eq!(
+            board.take(&event(0, "context_retrieved", json!({"key": "a"}))),
+            None
+        );
         assert!(board.take(&event(0, "task_started", json!({}))).is_some());
-        assert_eq!(board.in_state(StateName::Blocked).len(), 0, "promoted: it needs nothing");
+        assert_eq!(
+            board.in_state(StateName::Blocked).len(),
+            0,
+            "promoted: it needs nothing"
+        );
     }
 
     #[test]
     fn times_are_said_as_a_person_would() {
         let said = |ms| seconds(TimeDelta::milliseconds(ms));
-        assert_eq!([said(-20), said(950), said(61_000), said(3_725_000)], ["0.0 s", "0.9 s", "1 m 1 s", "1 h 2 m"]);
+        assert_eq!(
+            [said(-20), said(950), said(61_000), said(3_725_000)],
+            ["0.0 s", "0.9 s", "1 m 1 s", "1 h 2 m"]
+        );
     }
 }

@@ -42,11 +42,16 @@ pub(crate) enum News {
 impl News {
     /// What is no event of the feed has no `seq`.
     fn read(data: &str) -> Self {
-        let Ok(document) = serde_json::from_str::<Value>(data) else { return Self::Passing };
+        let Ok(document) = serde_json::from_str::<Value>(data) else {
+            return Self::Passing;
+        };
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let payload = &document["payload"];
-        if let (Some(plan), Some(key), Some(text)) = (text(&document["plan_id"]), text(&payload["key"]), text(&payload["delta"]))
-        {
+        if let (Some(plan), Some(key), Some(text)) = (
+            text(&document["plan_id"]),
+            text(&payload["key"]),
+            text(&payload["delta"]),
+        ) {
             return Self::Delta { plan, key, text };
         }
         serde_json::from_value(document).map_or(Self::Passing, Self::Event)
@@ -56,15 +61,26 @@ impl News {
 impl Client {
     /// Talks to the service at `url`.
     pub(crate) fn new(url: &str, token: SecretString) -> anyhow::Result<Self> {
-        let base = Url::parse(url).with_context(|| format!("{url:?} is not a URL such as http://127.0.0.1:8080"))?;
+        let base = Url::parse(url)
+            .with_context(|| format!("{url:?} is not a URL such as http://127.0.0.1:8080"))?;
         if !matches!(base.scheme(), "http" | "https") {
             bail!("{url:?} is not a URL such as http://127.0.0.1:8080");
         }
         // A redirect could carry the token to an address that nobody named.
-        let http = reqwest::Client::builder().redirect(Policy::none()).connect_timeout(Duration::from_secs(5));
+        let http = reqwest::Client::builder()
+            .redirect(Policy::none())
+            .connect_timeout(Duration::from_secs(5));
         // A proxy from the environment cannot reach this machine's own loopback.
-        let http = if is_loopback(&base) { http.no_proxy() } else { http };
-        Ok(Self { http: http.build().context("the HTTP client does not start")?, base, token })
+        let http = if is_loopback(&base) {
+            http.no_proxy()
+        } else {
+            http
+        };
+        Ok(Self {
+            http: http.build().context("the HTTP client does not start")?,
+            base,
+            token,
+        })
     }
 
     /// Gets a document.
@@ -75,40 +91,69 @@ impl Client {
     /// Gets a document; none: there is none.
     pub(crate) async fn find(&self, path: &str) -> anyhow::Result<Option<Value>> {
         let response = sent(self.request(Method::GET, path)?.timeout(REQUEST_LIMIT)).await?;
-        if response.status() == StatusCode::NOT_FOUND { Ok(None) } else { body(response).await.map(Some) }
+        if response.status() == StatusCode::NOT_FOUND {
+            Ok(None)
+        } else {
+            body(response).await.map(Some)
+        }
     }
 
     /// Posts a document.
     pub(crate) async fn post(&self, path: &str, document: &Value) -> anyhow::Result<Value> {
-        json(self.request(Method::POST, path)?.json(document).timeout(REQUEST_LIMIT)).await
+        json(
+            self.request(Method::POST, path)?
+                .json(document)
+                .timeout(REQUEST_LIMIT),
+        )
+        .await
     }
 
     /// Puts a document.
     pub(crate) async fn put(&self, path: &str, document: &Value) -> anyhow::Result<Value> {
-        json(self.request(Method::PUT, path)?.json(document).timeout(REQUEST_LIMIT)).await
+        json(
+            self.request(Method::PUT, path)?
+                .json(document)
+                .timeout(REQUEST_LIMIT),
+        )
+        .await
     }
 
     /// The events of a session, or of all, after a cursor (none: from now on), until the connection ends.
     pub(crate) async fn events(
-        &self, session: Option<&str>, after: Option<i64>,
+        &self,
+        session: Option<&str>,
+        after: Option<i64>,
     ) -> anyhow::Result<impl Stream<Item = anyhow::Result<News>> + use<>> {
-        let mut path = session.map_or_else(|| "my/events/".to_owned(), |session| format!("my/chat/{session}/events/"));
+        let mut path = session.map_or_else(
+            || "my/events/".to_owned(),
+            |session| format!("my/chat/{session}/events/"),
+        );
         if let Some(after) = after {
             path = format!("{path}?after={after}");
         }
-        let request = self.request(Method::GET, &path)?.header("accept", "text/event-stream");
+        let request = self
+            .request(Method::GET, &path)?
+            .header("accept", "text/event-stream");
         let response = sent(request).await?;
         if !response.status().is_success() {
             bail!(problem(response).await);
         }
-        let events = EventStream::new(response.bytes_stream()).map_err(|error| anyhow::Error::msg(error.to_string()));
+        let events = EventStream::new(response.bytes_stream())
+            .map_err(|error| anyhow::Error::msg(error.to_string()));
         Ok(events.map_ok(|event| News::read(&event.data)))
     }
 
     fn request(&self, method: Method, path: &str) -> anyhow::Result<RequestBuilder> {
-        let url = format!("{}/{}", self.base.as_str().trim_end_matches('/'), path.trim_start_matches('/'));
+        let url = format!(
+            "{}/{}",
+            self.base.as_str().trim_end_matches('/'),
+            path.trim_start_matches('/')
+        );
         let url = Url::parse(&url).with_context(|| format!("{url:?} is not a URL"))?;
-        Ok(self.http.request(method, url).bearer_auth(self.token.expose_secret()))
+        Ok(self
+            .http
+            .request(method, url)
+            .bearer_auth(self.token.expose_secret()))
     }
 }
 
@@ -125,7 +170,10 @@ pub(crate) fn url_of(address: SocketAddr) -> String {
 
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or("").trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 async fn json(request: RequestBuilder) -> anyhow::Result<Value> {
@@ -134,7 +182,10 @@ async fn json(request: RequestBuilder) -> anyhow::Result<Value> {
 
 async fn sent(request: RequestBuilder) -> anyhow::Result<Response> {
     request.send().await.map_err(|error| {
-        let place = error.url().map(|url| url.origin().ascii_serialization()).unwrap_or_default();
+        let place = error
+            .url()
+            .map(|url| url.origin().ascii_serialization())
+            .unwrap_or_default();
         anyhow::Error::new(error.without_url()).context(format!("could not reach {place}"))
     })
 }
@@ -143,16 +194,30 @@ async fn body(response: Response) -> anyhow::Result<Value> {
     if !response.status().is_success() {
         bail!(problem(response).await);
     }
-    response.json().await.context("the service's answer is not JSON")
+    response
+        .json()
+        .await
+        .context("the service's answer is not JSON")
 }
 
 /// An error answer in a sentence.
 async fn problem(response: Response) -> String {
     let status = response.status();
     let problem: Value = response.json().await.unwrap_or_default();
-    let said = problem["detail"].as_str().or_else(|| problem["title"].as_str()).unwrap_or("it gave no reason");
-    let fields = problem["errors"].as_array().into_iter().flatten().map(|field| format!("; {field}"));
-    format!("the service answered {}: {said}{}", status.as_u16(), fields.collect::<String>())
+    let said = problem["detail"]
+        .as_str()
+        .or_else(|| problem["title"].as_str())
+        .unwrap_or("it gave no reason");
+    let fields = problem["errors"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|field| format!("; {field}"));
+    format!(
+        "the service answered {}: {said}{}",
+        status.as_u16(),
+        fields.collect::<String>()
+    )
 }
 
 #[cfg(test)]
@@ -165,6 +230,8 @@ mod tests {
         assert_eq!(url_of("0.0.0.0:80".parse().unwrap()), "http://127.0.0.1:80");
         assert_eq!(url_of("[::]:80".parse().unwrap()), "http://[::1]:80");
         assert_eq!(url_of("10.1.2.3:80".parse().unwrap()), "http://10.1.2.3:80");
-        assert!(is_loopback(&Url::parse(&url_of("[::1]:80".parse().unwrap())).unwrap()));
+        assert!(is_loopback(
+            &Url::parse(&url_of("[::1]:80".parse().unwrap())).unwrap()
+        ));
     }
 }

@@ -27,26 +27,94 @@ pub(crate) const VARIABLES: &[Variable] = &[
         "up: a Postgres of its own",
         "Postgres, the only thing that must be there: postgres://user:password@host/database",
     ),
-    Variable("REDIS_URL", "none", "carries token deltas between processes; everything works without"),
+    Variable(
+        "REDIS_URL",
+        "none",
+        "carries token deltas between processes; everything works without",
+    ),
     Variable("OPENAI_API_KEY", "none", "key for models named openai/..."),
-    Variable("OPENAI_BASE_URL", "https://api.openai.com/v1", "any server that speaks Chat Completions"),
-    Variable("CODELAB_LISTEN", "127.0.0.1:8080", "address of the API (--listen)"),
-    Variable("CODELAB_DATA_DIR", ".codelab", "folder of `up`: its Postgres and its signing secret (--data-dir)"),
-    Variable("CODELAB_JWT_SECRET", "up: made and kept", "signs and checks tokens (HS256), 32 bytes or more"),
-    Variable("CODELAB_JWKS_URL", "none", "keys of your identity provider, instead of the secret"),
+    Variable(
+        "OPENAI_BASE_URL",
+        "https://api.openai.com/v1",
+        "any server that speaks Chat Completions",
+    ),
+    Variable(
+        "CODELAB_LISTEN",
+        "127.0.0.1:8080",
+        "address of the API (--listen)",
+    ),
+    Variable(
+        "CODELAB_DATA_DIR",
+        ".codelab",
+        "folder of `up`: its Postgres and its signing secret (--data-dir)",
+    ),
+    Variable(
+        "CODELAB_JWT_SECRET",
+        "up: made and kept",
+        "signs and checks tokens (HS256), 32 bytes or more",
+    ),
+    Variable(
+        "CODELAB_JWKS_URL",
+        "none",
+        "keys of your identity provider, instead of the secret",
+    ),
     Variable("CODELAB_JWT_ISSUER", "any", "`iss` that tokens must have"),
-    Variable("CODELAB_JWT_AUDIENCE", "none", "`aud` that tokens must name; unset: they must have none"),
-    Variable("CODELAB_DEFAULT_MODEL", "scripted/default", "model of agents that name none: provider/model"),
-    Variable("CODELAB_WORKER_CONCURRENCY", "64", "steps that a worker process runs at once"),
-    Variable("CODELAB_LEASE_SECONDS", "30", "how long a claim lasts without a renewal"),
-    Variable("CODELAB_STEP_TIMEOUT_SECONDS", "600", "longest run of a step"),
-    Variable("CODELAB_PLANNING_TIMEOUT_SECONDS", "5", "longest time for planning; then a simple plan goes ahead"),
-    Variable("CODELAB_DB_POOL_MIN", "10", "connections that the API keeps open"),
-    Variable("CODELAB_DB_POOL_MAX", "50", "connections that the API opens at most"),
-    Variable("CODELAB_LOG", "info; up: warn", "what is logged to stderr: info, debug, codelab_engine=debug,warn ..."),
+    Variable(
+        "CODELAB_JWT_AUDIENCE",
+        "none",
+        "`aud` that tokens must name; unset: they must have none",
+    ),
+    Variable(
+        "CODELAB_DEFAULT_MODEL",
+        "scripted/default",
+        "model of agents that name none: provider/model",
+    ),
+    Variable(
+        "CODELAB_WORKER_CONCURRENCY",
+        "64",
+        "steps that a worker process runs at once",
+    ),
+    Variable(
+        "CODELAB_LEASE_SECONDS",
+        "30",
+        "how long a claim lasts without a renewal",
+    ),
+    Variable(
+        "CODELAB_STEP_TIMEOUT_SECONDS",
+        "600",
+        "longest run of a step",
+    ),
+    Variable(
+        "CODELAB_PLANNING_TIMEOUT_SECONDS",
+        "5",
+        "longest time for planning; then a simple plan goes ahead",
+    ),
+    Variable(
+        "CODELAB_DB_POOL_MIN",
+        "10",
+        "connections that the API keeps open",
+    ),
+    Variable(
+        "CODELAB_DB_POOL_MAX",
+        "50",
+        "connections that the API opens at most",
+    ),
+    Variable(
+        "CODELAB_LOG",
+        "info; up: warn",
+        "what is logged to stderr: info, debug, codelab_engine=debug,warn ...",
+    ),
     Variable("CODELAB_LOG_FORMAT", "text", "text or json"),
-    Variable("CODELAB_PG_BIN", "found", "folder of `postgres` and `initdb` for `up` and `demo`"),
-    Variable("CODELAB_NO_INSTALL", "unset", "1: `up` and `demo` must not install Postgres when there is none"),
+    Variable(
+        "CODELAB_PG_BIN",
+        "found",
+        "folder of `postgres` and `initdb` for `up` and `demo`",
+    ),
+    Variable(
+        "CODELAB_NO_INSTALL",
+        "unset",
+        "1: `up` and `demo` must not install Postgres when there is none",
+    ),
 ];
 
 /// What a command cannot do without.
@@ -115,7 +183,9 @@ pub(crate) struct Invalid(pub(crate) Vec<String>);
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the settings are not valid:")?;
-        self.0.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+        self.0
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  - {problem}"))
     }
 }
 
@@ -144,11 +214,22 @@ pub(crate) fn help() -> String {
 
 impl Settings {
     /// Reads and checks all; every problem is in the error.
-    pub(crate) fn read(flags: &Flags, needs: Needs, lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Invalid> {
-        let mut reader = Reader { lookup: &lookup, problems: Vec::new() };
+    pub(crate) fn read(
+        flags: &Flags,
+        needs: Needs,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Invalid> {
+        let mut reader = Reader {
+            lookup: &lookup,
+            problems: Vec::new(),
+        };
         let settings = reader.settings(flags);
         reader.check_together(&settings, needs);
-        if reader.problems.is_empty() { Ok(settings) } else { Err(Invalid(reader.problems)) }
+        if reader.problems.is_empty() {
+            Ok(settings)
+        } else {
+            Err(Invalid(reader.problems))
+        }
     }
 
     /// Which vendors of models there are.
@@ -170,20 +251,33 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn settings(&mut self, flags: &Flags) -> Settings {
         let listen = flags.listen.clone().or_else(|| self.text("CODELAB_LISTEN"));
-        let data_dir = flags.data_dir.clone().or_else(|| self.text("CODELAB_DATA_DIR").map(PathBuf::from));
+        let data_dir = flags
+            .data_dir
+            .clone()
+            .or_else(|| self.text("CODELAB_DATA_DIR").map(PathBuf::from));
         Settings {
-            database_url: self.url("DATABASE_URL", &["postgres", "postgresql"]).map(|(text, _)| text),
+            database_url: self
+                .url("DATABASE_URL", &["postgres", "postgresql"])
+                .map(|(text, _)| text),
             redis: self.redis(),
             openai_api_key: self.text("OPENAI_API_KEY").map(SecretString::from),
-            openai_base_url: self.url("OPENAI_BASE_URL", &["http", "https"]).map(|(text, _)| text),
+            openai_base_url: self
+                .url("OPENAI_BASE_URL", &["http", "https"])
+                .map(|(text, _)| text),
             listen: self.address(listen.as_deref().unwrap_or("127.0.0.1:8080")),
             data_dir: data_dir.unwrap_or_else(|| PathBuf::from(".codelab")),
             jwt_secret: self.secret("CODELAB_JWT_SECRET"),
-            jwks_url: self.url("CODELAB_JWKS_URL", &["http", "https"]).map(|(_, url)| url),
+            jwks_url: self
+                .url("CODELAB_JWKS_URL", &["http", "https"])
+                .map(|(_, url)| url),
             jwt_issuer: self.text("CODELAB_JWT_ISSUER"),
             jwt_audience: self.text("CODELAB_JWT_AUDIENCE"),
-            default_model: self.text("CODELAB_DEFAULT_MODEL").unwrap_or_else(|| "scripted/default".to_owned()),
-            worker_concurrency: self.number("CODELAB_WORKER_CONCURRENCY", 1, 10_000).unwrap_or(64),
+            default_model: self
+                .text("CODELAB_DEFAULT_MODEL")
+                .unwrap_or_else(|| "scripted/default".to_owned()),
+            worker_concurrency: self
+                .number("CODELAB_WORKER_CONCURRENCY", 1, 10_000)
+                .unwrap_or(64),
             lease: self.seconds("CODELAB_LEASE_SECONDS", 3, 3_600, 30),
             step_timeout: self.seconds("CODELAB_STEP_TIMEOUT_SECONDS", 1, 86_400, 600),
             planning_timeout: self.seconds("CODELAB_PLANNING_TIMEOUT_SECONDS", 1, 600, 5),
@@ -200,7 +294,10 @@ impl Reader<'_> {
             self.problems
                 .push("DATABASE_URL is not set: say where Postgres is, or use `codelab up`, which brings its own".to_owned());
         }
-        let (secret, keys) = (self.text("CODELAB_JWT_SECRET").is_some(), self.text("CODELAB_JWKS_URL").is_some());
+        let (secret, keys) = (
+            self.text("CODELAB_JWT_SECRET").is_some(),
+            self.text("CODELAB_JWKS_URL").is_some(),
+        );
         if secret && keys {
             self.problems
                 .push("CODELAB_JWT_SECRET and CODELAB_JWKS_URL are both set: tokens are checked by one of them".to_owned());
@@ -209,38 +306,69 @@ impl Reader<'_> {
             self.problems
                 .push("neither CODELAB_JWT_SECRET nor CODELAB_JWKS_URL is set: one is needed to check tokens".to_owned());
         }
-        if let Some(min) = settings.db_pool_min.filter(|min| *min > settings.db_pool_max) {
-            self.problems.push(format!("CODELAB_DB_POOL_MIN={min} is more than CODELAB_DB_POOL_MAX={}", settings.db_pool_max));
-        }
-        if let Err(error) =
-            worker::llm::Router::new(settings.vendors()).and_then(|router| router.for_model(&settings.default_model))
+        if let Some(min) = settings
+            .db_pool_min
+            .filter(|min| *min > settings.db_pool_max)
         {
-            self.problems.push(format!("CODELAB_DEFAULT_MODEL={}: {error}", settings.default_model));
+            self.problems.push(format!(
+                "CODELAB_DB_POOL_MIN={min} is more than CODELAB_DB_POOL_MAX={}",
+                settings.db_pool_max
+            ));
+        }
+        if let Err(error) = worker::llm::Router::new(settings.vendors())
+            .and_then(|router| router.for_model(&settings.default_model))
+        {
+            self.problems.push(format!(
+                "CODELAB_DEFAULT_MODEL={}: {error}",
+                settings.default_model
+            ));
         }
     }
 
     /// Blank counts as absent: `REDIS_URL=` in a compose file means none.
     fn text(&self, name: &'static str) -> Option<String> {
-        debug_assert!(VARIABLES.iter().any(|variable| variable.0 == name), "{name} is read but not in the table");
-        (self.lookup)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+        debug_assert!(
+            VARIABLES.iter().any(|variable| variable.0 == name),
+            "{name} is read but not in the table"
+        );
+        (self.lookup)(name)
+            .map(|value| value.trim().to_owned())
+            .filter(|value| !value.is_empty())
     }
 
     fn redis(&mut self) -> Option<redis::Client> {
         let (text, _) = self.url("REDIS_URL", &["redis", "redis+unix", "unix"])?;
         let client = redis::Client::open(text);
-        client.inspect_err(|error| self.problems.push(format!("REDIS_URL is not usable: {error}"))).ok()
+        client
+            .inspect_err(|error| {
+                self.problems
+                    .push(format!("REDIS_URL is not usable: {error}"))
+            })
+            .ok()
     }
 
     fn log(&mut self) -> LogSettings {
-        let filter = self.text("CODELAB_LOG").map(|text| if is_level(&text) { crate::log::of_ours(&text) } else { text });
+        let filter = self.text("CODELAB_LOG").map(|text| {
+            if is_level(&text) {
+                crate::log::of_ours(&text)
+            } else {
+                text
+            }
+        });
         let json = self.text("CODELAB_LOG_FORMAT");
         if let Some(Err(error)) = filter.as_deref().map(EnvFilter::try_new) {
             self.problems.push(format!("CODELAB_LOG is not a filter ({error}); try info, debug, or codelab_engine=debug,warn"));
         }
         if !matches!(json.as_deref(), None | Some("text" | "json")) {
-            self.problems.push(format!("CODELAB_LOG_FORMAT is {:?}; it has to be text or json", json.as_deref().unwrap_or("")));
+            self.problems.push(format!(
+                "CODELAB_LOG_FORMAT is {:?}; it has to be text or json",
+                json.as_deref().unwrap_or("")
+            ));
         }
-        LogSettings { filter, json: json.as_deref() == Some("json") }
+        LogSettings {
+            filter,
+            json: json.as_deref() == Some("json"),
+        }
     }
 
     /// The value is not repeated: it may hold a password.
@@ -250,15 +378,23 @@ impl Reader<'_> {
         match Url::parse(&text) {
             Ok(url) if schemes.contains(&url.scheme()) => return Some((text, url)),
             Ok(url) => {
-                self.problems.push(format!("{name} begins with {}://; it has to begin with {schemes_said}://", url.scheme()));
+                self.problems.push(format!(
+                    "{name} begins with {}://; it has to begin with {schemes_said}://",
+                    url.scheme()
+                ));
             }
-            Err(error) => self.problems.push(format!("{name} is not a URL ({error}); it has to begin with {schemes_said}://")),
+            Err(error) => self.problems.push(format!(
+                "{name} is not a URL ({error}); it has to begin with {schemes_said}://"
+            )),
         }
         None
     }
 
     fn address(&mut self, text: &str) -> String {
-        let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| u16::from_str(port).ok());
+        let port = text
+            .rsplit_once(':')
+            .filter(|(host, _)| !host.is_empty())
+            .and_then(|(_, port)| u16::from_str(port).ok());
         if port.is_none() {
             self.problems.push(format!(
                 "CODELAB_LISTEN (--listen) is {text:?}; it has to be an address and a port, such as 127.0.0.1:8080"
@@ -270,8 +406,10 @@ impl Reader<'_> {
     fn secret(&mut self, name: &'static str) -> Option<SecretString> {
         let text = self.text(name)?;
         if text.len() < SECRET_BYTES {
-            self.problems
-                .push(format!("{name} has {} bytes; it needs {SECRET_BYTES} or more (try: openssl rand -hex 32)", text.len()));
+            self.problems.push(format!(
+                "{name} has {} bytes; it needs {SECRET_BYTES} or more (try: openssl rand -hex 32)",
+                text.len()
+            ));
         }
         Some(SecretString::from(text))
     }
@@ -283,7 +421,9 @@ impl Reader<'_> {
         let text = self.text(name)?;
         match text.parse::<N>() {
             Ok(number) if number >= least && number <= most => return Some(number),
-            _ => self.problems.push(format!("{name} is {text:?}; it has to be a whole number from {least} to {most}")),
+            _ => self.problems.push(format!(
+                "{name} is {text:?}; it has to be a whole number from {least} to {most}"
+            )),
         }
         None
     }
@@ -305,7 +445,12 @@ mod tests {
 
     fn read(needs: Needs, variables: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
         engine::install_crypto();
-        let lookup = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let lookup = |name: &str| {
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
         Settings::read(&Flags::default(), needs, lookup).map_err(|invalid| invalid.0)
     }
 
@@ -319,7 +464,10 @@ mod tests {
     #[test]
     fn all_problems_are_told_at_once_and_no_password() {
         let problems = read(
-            Needs { database: true, tokens: true },
+            Needs {
+                database: true,
+                tokens: true,
+            },
             &[
                 ("DATABASE_URL", "mysql://me:hunter2@db/x"),
                 ("CODELAB_LISTEN", "8080"),
@@ -336,7 +484,14 @@ mod tests {
 
     #[test]
     fn the_tiers_say_what_they_miss() {
-        let problems = read(Needs { database: true, tokens: true }, &[]).expect_err("two problems");
+        let problems = read(
+            Needs {
+                database: true,
+                tokens: true,
+            },
+            &[],
+        )
+        .expect_err("two problems");
         assert_eq!(problems.len(), 2, "{problems:#?}");
     }
 

@@ -30,19 +30,25 @@ impl DataFolder {
             .mode(0o755)
             .create(path)
             .with_context(|| format!("could not make the folder {}", path.display()))?;
-        let path = path.canonicalize().with_context(|| format!("could not open the folder {}", path.display()))?;
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("could not open the folder {}", path.display()))?;
         let lock = take_lock(&path)?;
         let ignore = path.join(".gitignore");
         if !ignore.exists() {
             // Nothing here belongs into a repository, least of all the secret.
-            fs::write(&ignore, "*\n").with_context(|| format!("could not write {}", ignore.display()))?;
+            fs::write(&ignore, "*\n")
+                .with_context(|| format!("could not write {}", ignore.display()))?;
         }
         Ok(Self { path, lock })
     }
 
     /// Leaves word for another `up` where this one is to be found.
     pub(crate) fn announce(&mut self, address: &str) -> anyhow::Result<()> {
-        let announced = self.lock.set_len(0).and_then(|()| write!(self.lock, "process {}, {address}", std::process::id()));
+        let announced = self
+            .lock
+            .set_len(0)
+            .and_then(|()| write!(self.lock, "process {}, {address}", std::process::id()));
         announced.with_context(|| format!("could not write in {}", self.path.display()))
     }
 
@@ -78,7 +84,9 @@ impl DataFolder {
         let path = secret_path(&self.path);
         let failed = || format!("could not write {}", path.display());
         let mut file = tempfile::NamedTempFile::new_in(&self.path).with_context(failed)?;
-        file.write_all(secret.as_bytes()).and_then(|()| file.as_file().sync_all()).with_context(failed)?;
+        file.write_all(secret.as_bytes())
+            .and_then(|()| file.as_file().sync_all())
+            .with_context(failed)?;
         file.persist(&path).with_context(failed)?;
         Ok(secret.into())
     }
@@ -90,7 +98,9 @@ pub(crate) fn secret_in(folder: &Path) -> anyhow::Result<Option<SecretString>> {
     let secret = match fs::read_to_string(&path) {
         Ok(secret) => secret,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("could not read {}", path.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("could not read {}", path.display()));
+        }
     };
     if secret.trim().len() < SECRET_BYTES {
         bail!(
@@ -111,15 +121,28 @@ fn secret_path(folder: &Path) -> PathBuf {
 fn take_lock(folder: &Path) -> anyhow::Result<File> {
     let path = folder.join("up.lock");
     let failed = || format!("could not lock {}", path.display());
-    let mut lock = File::options().read(true).write(true).create(true).truncate(false).open(&path).with_context(failed)?;
+    let mut lock = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::Error(error)) => Err(error).with_context(failed),
         Err(TryLockError::WouldBlock) => {
             let mut who = String::new();
             let _ = lock.read_to_string(&mut who);
-            let who = if who.is_empty() { "still starting" } else { &who };
-            bail!("codelab already runs in {} ({who}): stop it first, or take another folder with --data-dir", folder.display())
+            let who = if who.is_empty() {
+                "still starting"
+            } else {
+                &who
+            };
+            bail!(
+                "codelab already runs in {} ({who}): stop it first, or take another folder with --data-dir",
+                folder.display()
+            )
         }
     }
 }
@@ -137,8 +160,14 @@ mod tests {
         let data = DataFolder::take(folder.path()).unwrap();
         let secret = data.secret().unwrap();
         assert_eq!(secret.expose_secret().len(), 64);
-        assert_eq!(data.secret().unwrap().expose_secret(), secret.expose_secret());
-        let mode = fs::metadata(secret_path(folder.path())).unwrap().permissions().mode();
+        assert_eq!(
+            data.secret().unwrap().expose_secret(),
+            secret.expose_secret()
+        );
+        let mode = fs::metadata(secret_path(folder.path()))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -154,8 +183,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut first = DataFolder::take(folder.path()).unwrap();
         first.announce("http://127.0.0.1:1").unwrap();
-        let refused = DataFolder::take(folder.path()).map(drop).unwrap_err().to_string();
-        assert!(refused.contains("http://127.0.0.1:1") && refused.contains("--data-dir"), "{refused}");
+        let refused = DataFolder::take(folder.path())
+            .map(drop)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("http://127.0.0.1:1") && refused.contains("--data-dir"),
+            "{refused}"
+        );
         drop(first);
         DataFolder::take(folder.path()).unwrap();
     }

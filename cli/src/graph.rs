@@ -40,7 +40,11 @@ impl Graph {
         for edge in self.edges {
             needs.entry(edge.to).or_default().push(edge.from);
         }
-        let planning = self.nodes.iter().find(|node| node.kind == "planning").map(|node| node.key.clone());
+        let planning = self
+            .nodes
+            .iter()
+            .find(|node| node.kind == "planning")
+            .map(|node| node.key.clone());
         let nodes = self.nodes.into_iter().map(|node| {
             let mut needs = needs.remove(&node.key).unwrap_or_default();
             if needs.is_empty() && node.kind != "planning" {
@@ -55,7 +59,10 @@ impl Graph {
                 note: None,
             }
         });
-        let mut picture = Picture { title: self.goal.lines().next().unwrap_or_default().to_owned(), nodes: nodes.collect() };
+        let mut picture = Picture {
+            title: self.goal.lines().next().unwrap_or_default().to_owned(),
+            nodes: nodes.collect(),
+        };
         if picture.nodes.len() <= REDUCED {
             reduce(&mut picture.nodes);
         }
@@ -65,9 +72,16 @@ impl Graph {
 
 /// Leaves out needs that another need has itself: a summary of all steps comes after the last of them.
 fn reduce(nodes: &mut [PictureNode]) {
-    let direct: HashMap<String, Vec<String>> = nodes.iter().map(|node| (node.key.clone(), node.needs.clone())).collect();
+    let direct: HashMap<String, Vec<String>> = nodes
+        .iter()
+        .map(|node| (node.key.clone(), node.needs.clone()))
+        .collect();
     for node in nodes {
-        let implied: HashSet<&String> = node.needs.iter().flat_map(|need| behind(need, &direct)).collect();
+        let implied: HashSet<&String> = node
+            .needs
+            .iter()
+            .flat_map(|need| behind(need, &direct))
+            .collect();
         node.needs.retain(|need| !implied.contains(need));
     }
 }
@@ -98,8 +112,14 @@ mod tests {
         let graph = json!({ "plan_id": "x", "goal": "Two\nlines",
             "nodes": [node("planning", "planning"), node("a", "agent"), node("b", "agent"), node("summary", "summary")],
             "edges": [edge("a", "b"), edge("a", "summary"), edge("b", "summary")] });
-        let picture = serde_json::from_value::<Graph>(graph).unwrap().into_picture();
-        let needs: Vec<_> = picture.nodes.iter().map(|node| node.needs.join(" ")).collect();
+        let picture = serde_json::from_value::<Graph>(graph)
+            .unwrap()
+            .into_picture();
+        let needs: Vec<_> = picture
+            .nodes
+            .iter()
+            .map(|node| node.needs.join(" "))
+            .collect();
         assert_eq!(needs, ["", "planning", "a", "b"]);
         assert_eq!(picture.title, "Two");
     }

@@ -20,6 +20,10 @@ pub(crate) fn start(settings: &LogSettings, default: &str) {
         lines.json().flatten_event(true).try_init().map_err(drop)
     } else {
         let coloured = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        lines.with_ansi(coloured).with_target(false).try_init().map_err(drop)
+        lines
+            .with_ansi(coloured)
+            .with_target(false)
+            .try_init()
+            .map_err(drop)
     };
 }

@@ -59,7 +59,10 @@ enum Command {
 impl Command {
     fn needs(&self) -> Needs {
         let database = matches!(self, Self::Api | Self::Worker | Self::Migrate(_));
-        Needs { database, tokens: matches!(self, Self::Api) }
+        Needs {
+            database,
+            tokens: matches!(self, Self::Api),
+        }
     }
 
     /// What is logged where `CODELAB_LOG` does not say: little, where logs and a drawing share the terminal.
@@ -81,16 +84,24 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             say::error(&error);
-            if error.is::<Invalid>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if error.is::<Invalid>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
 
 /// Does what is asked; `false`: it was done, and what it found is not well.
 fn start(cli: Cli) -> anyhow::Result<bool> {
-    let settings = Settings::read(&cli.flags, cli.command.needs(), |name| std::env::var(name).ok())?;
+    let settings = Settings::read(&cli.flags, cli.command.needs(), |name| {
+        std::env::var(name).ok()
+    })?;
     log::start(&settings.log, &cli.command.log());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(run(cli.command, settings))
 }
 

@@ -22,22 +22,34 @@ pub(crate) enum Migrate {
 
 /// Does it; `false`: `status` found something missing.
 pub(crate) async fn run(what: Migrate, settings: &Settings) -> anyhow::Result<bool> {
-    let url = settings.database_url.as_deref().context("DATABASE_URL is not set")?;
+    let url = settings
+        .database_url
+        .as_deref()
+        .context("DATABASE_URL is not set")?;
     // Says within seconds that nobody answers, where the migration itself would try for longer.
     let missing = missing_migrations(url).await?;
     match what {
         Migrate::Up => {
             store::migrate(url).await?;
-            say::line(if missing == 0 { "nothing to do: the schema is up to date" } else { "the schema is up to date now" });
+            say::line(if missing == 0 {
+                "nothing to do: the schema is up to date"
+            } else {
+                "the schema is up to date now"
+            });
         }
-        Migrate::Down { yes: false } => bail!("this loses every plan, message and event; say so with --yes"),
+        Migrate::Down { yes: false } => {
+            bail!("this loses every plan, message and event; say so with --yes")
+        }
         Migrate::Down { yes: true } => {
             store::migrate_down(url).await?;
             say::line("the schema is gone");
         }
         Migrate::Status => {
             for (version, description, applied) in store::migration_status(url).await? {
-                say::line(format!("{version:04} {description:<30} {}", if applied { "applied" } else { "missing" }));
+                say::line(format!(
+                    "{version:04} {description:<30} {}",
+                    if applied { "applied" } else { "missing" }
+                ));
             }
             return Ok(missing == 0);
         }

@@ -26,7 +26,10 @@ pub(crate) struct PrivatePostgres {
 impl PrivatePostgres {
     /// Starts the cluster in the folder; makes it first where there is none.
     pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
-        let options = PostgresOptions { max_connections: CONNECTIONS, ..PostgresOptions::new(folder) };
+        let options = PostgresOptions {
+            max_connections: CONNECTIONS,
+            ..PostgresOptions::new(folder)
+        };
         Self::keep(move || Postgres::start(options)).await
     }
 
@@ -35,15 +38,24 @@ impl PrivatePostgres {
         Self::keep(|| Postgres::start_throwaway(CONNECTIONS, Vec::new())).await
     }
 
-    async fn keep(start: impl FnOnce() -> Result<Postgres, ServersError> + Send + 'static) -> anyhow::Result<Self> {
+    async fn keep(
+        start: impl FnOnce() -> Result<Postgres, ServersError> + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let started = spawn_blocking(|| {
             let postgres = start()?;
             postgres.create_database(DATABASE, None)?;
             Ok::<_, ServersError>(postgres)
         });
-        let postgres = started.await.context("starting Postgres panicked")?.context("could not start Postgres")?;
+        let postgres = started
+            .await
+            .context("starting Postgres panicked")?
+            .context("could not start Postgres")?;
         let stop = CancellationToken::new();
-        Ok(Self { url: postgres.url(DATABASE), stop: stop.clone(), keeper: tokio::spawn(look_after(postgres, stop)) })
+        Ok(Self {
+            url: postgres.url(DATABASE),
+            stop: stop.clone(),
+            keeper: tokio::spawn(look_after(postgres, stop)),
+        })
     }
 
     /// Stops it in order.
@@ -59,9 +71,16 @@ impl PrivatePostgres {
 async fn look_after(postgres: Postgres, stop: CancellationToken) {
     let mut postgres = postgres;
     loop {
-        let stopping = stop.run_until_cancelled(tokio::time::sleep(ROUND)).await.is_none();
+        let stopping = stop
+            .run_until_cancelled(tokio::time::sleep(ROUND))
+            .await
+            .is_none();
         let round = spawn_blocking(move || {
-            let done = if stopping { postgres.stop() } else { revive(&mut postgres) };
+            let done = if stopping {
+                postgres.stop()
+            } else {
+                revive(&mut postgres)
+            };
             (postgres, done)
         });
         let done;
@@ -72,8 +91,12 @@ async fn look_after(postgres: Postgres, stop: CancellationToken) {
         match done {
             Ok(()) if stopping => return,
             Ok(()) => {}
-            Err(error) if stopping => return warn!(error = %chain(error), "Postgres did not stop in order"),
-            Err(error) => warn!(error = %chain(error), "Postgres did not start again; trying once more"),
+            Err(error) if stopping => {
+                return warn!(error = %chain(error), "Postgres did not stop in order");
+            }
+            Err(error) => {
+                warn!(error = %chain(error), "Postgres did not start again; trying once more")
+            }
         }
     }
 }

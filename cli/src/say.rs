@@ -45,12 +45,17 @@ pub(crate) fn is_coloured() -> bool {
 
 /// Somebody's words without what could move the cursor, hide, or turn the direction of writing. Line ends go too.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|char| if is_trick(char) { ' ' } else { char }).collect()
+    text.chars()
+        .map(|char| if is_trick(char) { ' ' } else { char })
+        .collect()
 }
 
 /// The same for a text of several lines, broken at words where a line is longer than a terminal is wide.
 pub(crate) fn clean_lines(text: &str) -> String {
-    text.lines().map(|line| wrapped(&clean(&line.replace('\t', "    ")))).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| wrapped(&clean(&line.replace('\t', "    "))))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn wrapped(line: &str) -> String {
@@ -69,7 +74,8 @@ fn wrapped(line: &str) -> String {
 }
 
 fn is_trick(char: char) -> bool {
-    char.is_control() || matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    char.is_control()
+        || matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Columns that a character takes, near enough for cutting lines: East Asian wide characters and emoji take two.

@@ -41,9 +41,20 @@ impl Screen {
     pub(crate) fn new() -> Self {
         let live = say::is_terminal().then(|| {
             let (rows, columns) = size().unwrap_or((HEIGHT, WIDTH));
-            Live { width: std::cmp::min(columns, WIDTH), height: rows, drawn: String::new() }
+            Live {
+                width: std::cmp::min(columns, WIDTH),
+                height: rows,
+                drawn: String::new(),
+            }
         });
-        Self { live, colour: if say::is_coloured() { Colour::Always } else { Colour::Never } }
+        Self {
+            live,
+            colour: if say::is_coloured() {
+                Colour::Always
+            } else {
+                Colour::Never
+            },
+        }
     }
 
     /// Tells of something that happened, where nothing is drawn.
@@ -78,7 +89,11 @@ impl Screen {
 /// blank in between, so nothing flickers.
 fn over(old: &str, new: &str) -> String {
     let up = old.lines().count();
-    let mut text = if up > 0 { format!("\x1b[{up}A\r") } else { String::new() };
+    let mut text = if up > 0 {
+        format!("\x1b[{up}A\r")
+    } else {
+        String::new()
+    };
     for line in new.lines() {
         text.push_str(line);
         text.push_str("\x1b[K\n");
@@ -100,7 +115,9 @@ fn frame(board: &Board, width: usize, height: usize, colour: Colour) -> String {
     // What scrolled out of the terminal cannot be drawn over. One line is the cursor's.
     let room = height.saturating_sub(below.lines().count() + 1);
     let fits = |picture: &String| picture.lines().count() <= room;
-    let above = Some(picture).filter(fits).or_else(|| Some(list(board, width)).filter(fits));
+    let above = Some(picture)
+        .filter(fits)
+        .or_else(|| Some(list(board, width)).filter(fits));
     above.map_or_else(|| below.trim_start().to_owned(), |above| above + &below)
 }
 
@@ -108,7 +125,13 @@ fn frame(board: &Board, width: usize, height: usize, colour: Colour) -> String {
 fn list(board: &Board, width: usize) -> String {
     let picture = board.picture();
     let line = |node: &PictureNode| {
-        let words = format!("{} {:<20} {:<20} {}", symbol(node.state), node.key, node.label, node.note.as_deref().unwrap_or(""));
+        let words = format!(
+            "{} {:<20} {:<20} {}",
+            symbol(node.state),
+            node.key,
+            node.label,
+            node.note.as_deref().unwrap_or("")
+        );
         clip(&say::clean(&words), width, Colour::Never) + "\n"
     };
     picture.nodes.iter().map(line).collect()
@@ -130,13 +153,21 @@ fn bar(board: &Board, colour: Colour) -> String {
         (state, _) => state.as_str().to_owned(),
     };
     let doing = say::clean(&doing);
-    format!("{on}{}{}{off} {ended} of {all} steps · {} · {doing}", "█".repeat(full), "░".repeat(BAR - full), board.elapsed())
+    format!(
+        "{on}{}{}{off} {ended} of {all} steps · {} · {doing}",
+        "█".repeat(full),
+        "░".repeat(BAR - full),
+        board.elapsed()
+    )
 }
 
 /// The end of what is being said.
 fn speech(speaker: &str, text: &str, width: usize) -> String {
     let head = format!("  {}: ", say::clean(speaker));
-    let words = say::clean(text).split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = say::clean(text)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     let room = width.saturating_sub(columns(&head) + 1);
     if columns(&words) <= room {
         return head + &words;
@@ -180,7 +211,12 @@ fn clip(text: &str, width: usize, colour: Colour) -> String {
 /// Rows and columns, asked of the terminal by the one tool that every Unix has.
 fn size() -> Option<(usize, usize)> {
     let terminal = std::fs::File::open("/dev/tty").ok()?;
-    let asked = Command::new("stty").arg("size").stdin(terminal).stderr(Stdio::null()).output().ok()?;
+    let asked = Command::new("stty")
+        .arg("size")
+        .stdin(terminal)
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
     let text = String::from_utf8(asked.stdout).ok()?;
     let (rows, columns) = text.trim().split_once(' ')?;
     let (rows, columns) = (rows.parse().ok()?, columns.parse().ok()?);
@@ -199,7 +235,10 @@ mod tests {
 
     #[test]
     fn lines_are_cut_by_what_is_seen() {
-        assert_eq!(clip("\x1b[32mabc\x1b[0mdef", 4, Colour::Never), "\x1b[32mabc\x1b[0md");
+        assert_eq!(
+            clip("\x1b[32mabc\x1b[0mdef", 4, Colour::Never),
+            "\x1b[32mabc\x1b[0md"
+        );
         assert_eq!(clip("日本語", 4, Colour::Never), "日本");
     }
 

@@ -61,11 +61,24 @@ pub(crate) struct Tiers {
 
 impl Tiers {
     /// Nothing runs yet but the hints.
-    pub(crate) fn over(url: &str, settings: &Settings, stop: &CancellationToken) -> anyhow::Result<Self> {
+    pub(crate) fn over(
+        url: &str,
+        settings: &Settings,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
         let hints_stop = CancellationToken::new();
-        let postgres = store::pool(url, PoolLimits { max: HINT_CONNECTIONS, ..PoolLimits::default() })?;
+        let postgres = store::pool(
+            url,
+            PoolLimits {
+                max: HINT_CONNECTIONS,
+                ..PoolLimits::default()
+            },
+        )?;
         let closing = postgres.clone();
-        let reach = Reach { postgres, redis: settings.redis.clone() };
+        let reach = Reach {
+            postgres,
+            redis: settings.redis.clone(),
+        };
         Ok(Self {
             url: url.to_owned(),
             lease: settings.lease,
@@ -78,18 +91,30 @@ impl Tiers {
     }
 
     /// Serves the API on the listener.
-    pub(crate) fn api(&mut self, listener: TcpListener, auth: AuthConfig, limits: PoolLimits) -> anyhow::Result<()> {
+    pub(crate) fn api(
+        &mut self,
+        listener: TcpListener,
+        auth: AuthConfig,
+        limits: PoolLimits,
+    ) -> anyhow::Result<()> {
         let store = self.store(limits)?;
         let serving = api::serve(listener, store, ApiConfig::new(auth), self.stop.clone());
-        self.run("the API", async move { serving.await.map_err(anyhow::Error::from) });
+        self.run("the API", async move {
+            serving.await.map_err(anyhow::Error::from)
+        });
         Ok(())
     }
 
     /// Works on steps.
     pub(crate) fn worker(&mut self, config: WorkerConfig) -> anyhow::Result<()> {
-        let store = self.store(PoolLimits { max: WORKER_CONNECTIONS, ..PoolLimits::default() })?;
+        let store = self.store(PoolLimits {
+            max: WORKER_CONNECTIONS,
+            ..PoolLimits::default()
+        })?;
         let working = worker::run(store, config, self.stop.clone());
-        self.run("the worker", async move { working.await.map_err(anyhow::Error::from) });
+        self.run("the worker", async move {
+            working.await.map_err(anyhow::Error::from)
+        });
         Ok(())
     }
 
@@ -113,11 +138,16 @@ impl Tiers {
     fn store(&mut self, limits: PoolLimits) -> anyhow::Result<Store> {
         let pool = store::pool(&self.url, limits)?;
         let closing = pool.clone();
-        self.closing.push(Box::pin(async move { closing.close().await }));
+        self.closing
+            .push(Box::pin(async move { closing.close().await }));
         Ok(Store::new(pool, self.hints.clone(), self.lease))
     }
 
-    fn run(&mut self, name: &'static str, tier: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+    fn run(
+        &mut self,
+        name: &'static str,
+        tier: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
         let stop = self.stop.clone();
         self.running.spawn(async move {
             tier.await.with_context(|| format!("{name} failed"))?;
@@ -137,8 +167,18 @@ pub(crate) async fn api(settings: Settings) -> anyhow::Result<()> {
     let auth = auth(&settings, settings.jwt_secret.clone())?;
     let mut tiers = Tiers::over(&url, &settings, &stop)?;
     // A pool may not keep more than it may have.
-    let min = settings.db_pool_min.unwrap_or_else(|| std::cmp::min(10, settings.db_pool_max));
-    tiers.api(listener, auth, PoolLimits { min, max: settings.db_pool_max, ..PoolLimits::default() })?;
+    let min = settings
+        .db_pool_min
+        .unwrap_or_else(|| std::cmp::min(10, settings.db_pool_max));
+    tiers.api(
+        listener,
+        auth,
+        PoolLimits {
+            min,
+            max: settings.db_pool_max,
+            ..PoolLimits::default()
+        },
+    )?;
     tiers.ended().await
 }
 
@@ -148,7 +188,11 @@ pub(crate) async fn worker(settings: Settings) -> anyhow::Result<()> {
     let stop = stop_on_signals()?;
     let mut tiers = Tiers::over(&url, &settings, &stop)?;
     tiers.worker(worker_config(&settings))?;
-    info!(places = settings.worker_concurrency, default_model = settings.default_model, "the worker takes steps");
+    info!(
+        places = settings.worker_concurrency,
+        default_model = settings.default_model,
+        "the worker takes steps"
+    );
     tiers.ended().await
 }
 
@@ -165,11 +209,16 @@ pub(crate) fn worker_config(settings: &Settings) -> WorkerConfig {
 }
 
 /// What the settings say about tokens; `secret` where no identity provider has the say.
-pub(crate) fn auth(settings: &Settings, secret: Option<SecretString>) -> anyhow::Result<AuthConfig> {
+pub(crate) fn auth(
+    settings: &Settings,
+    secret: Option<SecretString>,
+) -> anyhow::Result<AuthConfig> {
     let mut auth = match (&settings.jwks_url, secret) {
         (Some(url), _) => AuthConfig::jwks(JwksSource::new(fetch(url.clone())?)),
         (None, Some(secret)) => AuthConfig::hs256(secret),
-        (None, None) => bail!("there is neither a secret nor an identity provider to check tokens with"),
+        (None, None) => {
+            bail!("there is neither a secret nor an identity provider to check tokens with")
+        }
     };
     auth.issuer.clone_from(&settings.jwt_issuer);
     auth.audience.clone_from(&settings.jwt_audience);
@@ -213,10 +262,15 @@ pub(crate) fn stop_on_signals() -> anyhow::Result<CancellationToken> {
 
 /// The database's URL, once it answers and has this program's schema.
 async fn migrated(settings: &Settings) -> anyhow::Result<String> {
-    let url = settings.database_url.clone().context("DATABASE_URL is not set")?;
+    let url = settings
+        .database_url
+        .clone()
+        .context("DATABASE_URL is not set")?;
     let missing = missing_migrations(&url).await?;
     if missing > 0 {
-        bail!("the database lacks {missing} of this program's migrations: run `codelab migrate up` first");
+        bail!(
+            "the database lacks {missing} of this program's migrations: run `codelab migrate up` first"
+        );
     }
     Ok(url)
 }
@@ -224,7 +278,12 @@ async fn migrated(settings: &Settings) -> anyhow::Result<String> {
 /// How many migrations are not applied yet.
 pub(crate) async fn missing_migrations(url: &str) -> anyhow::Result<usize> {
     let status = timeout(DATABASE_LIMIT, store::migration_status(url)).await;
-    let status = status.with_context(|| format!("Postgres did not answer within {} s", DATABASE_LIMIT.as_secs()))?;
+    let status = status.with_context(|| {
+        format!(
+            "Postgres did not answer within {} s",
+            DATABASE_LIMIT.as_secs()
+        )
+    })?;
     let status = status.context("could not reach Postgres at DATABASE_URL")?;
     Ok(status.iter().filter(|(_, _, applied)| !applied).count())
 }
@@ -232,8 +291,11 @@ pub(crate) async fn missing_migrations(url: &str) -> anyhow::Result<usize> {
 /// Brings the identity provider's keys. Redirects are not followed: the keys decide who is who, so they come from the
 /// address that was configured or not at all.
 fn fetch(url: Url) -> anyhow::Result<Fetch> {
-    let http =
-        Client::builder().timeout(JWKS_LIMIT).redirect(Policy::none()).build().context("the HTTP client does not start")?;
+    let http = Client::builder()
+        .timeout(JWKS_LIMIT)
+        .redirect(Policy::none())
+        .build()
+        .context("the HTTP client does not start")?;
     Ok(std::sync::Arc::new(move || {
         let request = http.get(url.clone());
         Box::pin(async move { document(request).await.map_err(Into::into) })

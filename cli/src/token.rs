@@ -22,7 +22,9 @@ pub(crate) struct TokenArgs {
 /// Prints the token and nothing else, so that `TOKEN=$(codelab token --user me)` works.
 pub(crate) fn run(args: &TokenArgs, settings: &Settings) -> anyhow::Result<()> {
     if settings.jwks_url.is_some() {
-        bail!("CODELAB_JWKS_URL is set: tokens come from your identity provider, and one made here would not be accepted");
+        bail!(
+            "CODELAB_JWKS_URL is set: tokens come from your identity provider, and one made here would not be accepted"
+        );
     }
     let secret = match &settings.jwt_secret {
         Some(secret) => secret.clone(),
@@ -38,8 +40,19 @@ pub(crate) fn run(args: &TokenArgs, settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// A token that the service with these settings accepts.
-pub(crate) fn make(secret: &SecretString, user: &str, ttl: Duration, settings: &Settings) -> anyhow::Result<String> {
-    Ok(dev_token(secret, user, ttl, settings.jwt_issuer.as_deref(), settings.jwt_audience.as_deref())?)
+pub(crate) fn make(
+    secret: &SecretString,
+    user: &str,
+    ttl: Duration,
+    settings: &Settings,
+) -> anyhow::Result<String> {
+    Ok(dev_token(
+        secret,
+        user,
+        ttl,
+        settings.jwt_issuer.as_deref(),
+        settings.jwt_audience.as_deref(),
+    )?)
 }
 
 /// Longest time: the API takes no token that is good for longer than a year.
@@ -55,9 +68,16 @@ fn time(text: &str) -> Result<Duration, String> {
         'd' => 24 * 3600,
         _ => return Err(wrong()),
     };
-    let number: u64 = text.strip_suffix(unit).and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
+    let number: u64 = text
+        .strip_suffix(unit)
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(wrong)?;
     let time = Duration::from_secs(number.saturating_mul(seconds));
-    if time.is_zero() || time > LONGEST { Err("it has to be more than nothing and at most 365d".to_owned()) } else { Ok(time) }
+    if time.is_zero() || time > LONGEST {
+        Err("it has to be more than nothing and at most 365d".to_owned())
+    } else {
+        Ok(time)
+    }
 }
 
 #[cfg(test)]
@@ -68,7 +88,18 @@ mod tests {
     fn times_are_read() {
         assert_eq!(time("30d"), Ok(Duration::from_hours(30 * 24)));
         assert_eq!(time("90s"), Ok(Duration::from_secs(90)));
-        for odd in ["", "30", "d", "1w", "0s", "366d", "-1h", "1ä", "99999999999999999999d", "999999999999999999d"] {
+        for odd in [
+            "",
+            "30",
+            "d",
+            "1w",
+            "0s",
+            "366d",
+            "-1h",
+            "1ä",
+            "99999999999999999999d",
+            "999999999999999999d",
+        ] {
             assert!(time(odd).is_err(), "{odd}");
         }
     }

@@ -50,7 +50,10 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// The database's URL, and the Postgres to stop at the end if it is ours.
-async fn database(settings: &Settings, data: &DataFolder) -> anyhow::Result<(String, Option<PrivatePostgres>)> {
+async fn database(
+    settings: &Settings,
+    data: &DataFolder,
+) -> anyhow::Result<(String, Option<PrivatePostgres>)> {
     if let Some(url) = &settings.database_url {
         serve::missing_migrations(url).await?;
         say::line("  Postgres   the one at DATABASE_URL");
@@ -59,27 +62,58 @@ async fn database(settings: &Settings, data: &DataFolder) -> anyhow::Result<(Str
     let started = Instant::now();
     let folder = settings.data_dir.join("postgres");
     if !folder.exists() {
-        say::line(format!("  Postgres   making a private one in {} ...", folder.display()));
+        say::line(format!(
+            "  Postgres   making a private one in {} ...",
+            folder.display()
+        ));
     }
     let postgres = PrivatePostgres::start(&data.postgres()).await?;
-    say::line(format!("  Postgres   up in {}, its data in {}", seconds(started), folder.display()));
+    say::line(format!(
+        "  Postgres   up in {}, its data in {}",
+        seconds(started),
+        folder.display()
+    ));
     Ok((postgres.url.clone(), Some(postgres)))
 }
 
 async fn serve(
-    settings: &Settings, data: &DataFolder, url: &str, listener: TcpListener, stop: CancellationToken,
+    settings: &Settings,
+    data: &DataFolder,
+    url: &str,
+    listener: TcpListener,
+    stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
     let missing = serve::missing_migrations(url).await?;
-    store::migrate(url).await.context("could not migrate the schema")?;
-    let schema = if missing == 0 { "up to date".to_owned() } else { format!("migrated in {}", seconds(started)) };
+    store::migrate(url)
+        .await
+        .context("could not migrate the schema")?;
+    let schema = if missing == 0 {
+        "up to date".to_owned()
+    } else {
+        format!("migrated in {}", seconds(started))
+    };
     say::line(format!("  Schema     {schema}"));
     let here = Here::new(settings, data, client::url_of(listener.local_addr()?))?;
     let mut tiers = Tiers::over(url, settings, &stop)?;
-    let limits = PoolLimits { min: settings.db_pool_min.unwrap_or(1), max: settings.db_pool_max, ..PoolLimits::default() };
-    tiers.api(listener, serve::auth(settings, here.secret.clone())?, limits)?;
-    tiers.worker(WorkerConfig { grace: GRACE, ..serve::worker_config(settings) })?;
-    let welcomed = stop.run_until_cancelled(here.welcome(settings)).await.unwrap_or(Ok(()));
+    let limits = PoolLimits {
+        min: settings.db_pool_min.unwrap_or(1),
+        max: settings.db_pool_max,
+        ..PoolLimits::default()
+    };
+    tiers.api(
+        listener,
+        serve::auth(settings, here.secret.clone())?,
+        limits,
+    )?;
+    tiers.worker(WorkerConfig {
+        grace: GRACE,
+        ..serve::worker_config(settings)
+    })?;
+    let welcomed = stop
+        .run_until_cancelled(here.welcome(settings))
+        .await
+        .unwrap_or(Ok(()));
     if welcomed.is_err() {
         stop.cancel();
     }
@@ -104,7 +138,11 @@ impl Here {
             (None, Some(secret)) => Some(secret.clone()),
             (None, None) => Some(data.secret()?),
         };
-        Ok(Self { url, secret, seeded: data.seeded() })
+        Ok(Self {
+            url,
+            secret,
+            seeded: data.seeded(),
+        })
     }
 
     async fn welcome(&self, settings: &Settings) -> anyhow::Result<()> {
@@ -118,8 +156,12 @@ impl Here {
         let token = token::make(secret, USER, TOKEN_TTL, settings)?;
         let client = Client::new(url, token.clone().into())?;
         let team = self.seed(&client).await?;
-        say::line(format!("  Team       {team}\n\nListening on {url} (docs: {url}/docs). Ctrl-C stops.\n"));
-        say::line(format!("For another terminal, a token of the user `{USER}` that is good for 30 days:\n"));
+        say::line(format!(
+            "  Team       {team}\n\nListening on {url} (docs: {url}/docs). Ctrl-C stops.\n"
+        ));
+        say::line(format!(
+            "For another terminal, a token of the user `{USER}` that is good for 30 days:\n"
+        ));
         say::line(format!("export CODELAB_URL={url} CODELAB_TOKEN={token}\n"));
         say::line(LINES_TO_PASTE);
         Ok(())
@@ -129,12 +171,20 @@ impl Here {
     async fn seed(&self, client: &Client) -> anyhow::Result<String> {
         let names = agent_names(client).await?;
         if self.seeded.exists() || !names.is_empty() {
-            return Ok(if names.is_empty() { "no agents yet: POST /my/agents/".to_owned() } else { names.join(", ") });
+            return Ok(if names.is_empty() {
+                "no agents yet: POST /my/agents/".to_owned()
+            } else {
+                names.join(", ")
+            });
         }
         for agent in team() {
-            client.post("my/agents/", &agent).await.context("could not make the demo team")?;
+            client
+                .post("my/agents/", &agent)
+                .await
+                .context("could not make the demo team")?;
         }
-        fs::write(&self.seeded, "").with_context(|| format!("could not write {}", self.seeded.display()))?;
+        fs::write(&self.seeded, "")
+            .with_context(|| format!("could not write {}", self.seeded.display()))?;
         Ok(agent_names(client).await?.join(", "))
     }
 }
@@ -142,7 +192,11 @@ impl Here {
 /// Oldest first.
 async fn agent_names(client: &Client) -> anyhow::Result<Vec<String>> {
     let page = client.get("my/agents/").await?;
-    let names = page["items"].as_array().into_iter().flatten().filter_map(|agent| agent["name"].as_str());
+    let names = page["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|agent| agent["name"].as_str());
     Ok(names.rev().map(str::to_owned).collect())
 }
 

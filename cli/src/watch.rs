@@ -48,10 +48,22 @@ pub(crate) async fn run(args: WatchArgs) -> anyhow::Result<bool> {
 }
 
 /// Shows a plan until it has ended, from a position in the feed on (none: from now on).
-pub(crate) async fn follow(client: &Client, plan: &str, after: Option<i64>) -> anyhow::Result<Board> {
-    let Some(board) = Board::read(client, plan).await? else { bail!("you have no plan {plan}") };
-    let mut watcher =
-        Watcher { client: client.clone(), board, after, screen: Screen::new(), read_at: Instant::now(), seen: None };
+pub(crate) async fn follow(
+    client: &Client,
+    plan: &str,
+    after: Option<i64>,
+) -> anyhow::Result<Board> {
+    let Some(board) = Board::read(client, plan).await? else {
+        bail!("you have no plan {plan}")
+    };
+    let mut watcher = Watcher {
+        client: client.clone(),
+        board,
+        after,
+        screen: Screen::new(),
+        read_at: Instant::now(),
+        seen: None,
+    };
     watcher.watch().await?;
     Ok(watcher.board)
 }
@@ -88,7 +100,11 @@ impl Watcher {
     }
 
     async fn open(&self) -> anyhow::Result<NewsStream> {
-        Ok(Box::pin(self.client.events(self.board.session.as_deref(), self.after).await?))
+        Ok(Box::pin(
+            self.client
+                .events(self.board.session.as_deref(), self.after)
+                .await?,
+        ))
     }
 
     /// Until the plan or the stream ends.
@@ -116,13 +132,17 @@ impl Watcher {
         match news {
             News::Event(event) => {
                 self.after = Some(event.seq);
-                if event.plan_id.is_some_and(|plan| plan.to_string() == self.board.plan)
+                if event
+                    .plan_id
+                    .is_some_and(|plan| plan.to_string() == self.board.plan)
                     && let Some(line) = self.board.take(&event)
                 {
                     self.screen.tell(&line);
                 }
             }
-            News::Delta { plan, key, text } if plan == self.board.plan => self.board.hear(&key, &text),
+            News::Delta { plan, key, text } if plan == self.board.plan => {
+                self.board.hear(&key, &text)
+            }
             News::Delta { .. } | News::Passing => {}
         }
     }

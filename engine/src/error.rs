@@ -43,7 +43,10 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later without anybody changing it.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::PoolExhausted | Self::Again(_))
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::PoolExhausted | Self::Again(_)
+        )
     }
 }
 
@@ -51,17 +54,23 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
             sqlx::Error::PoolTimedOut => Self::PoolExhausted,
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
             | sqlx::Error::Protocol(_) => Self::Unavailable(error),
             sqlx::Error::Database(database) => match database.code().as_deref() {
                 // unique_violation
-                Some("23505") => Self::Conflict { constraint: database.constraint().unwrap_or("a unique key").to_owned() },
+                Some("23505") => Self::Conflict {
+                    constraint: database.constraint().unwrap_or("a unique key").to_owned(),
+                },
                 // serialization_failure, deadlock_detected
                 Some("40001" | "40P01") => Self::Again(error),
                 // admin_shutdown and friends, cannot_connect_now, too_many_connections, read_only (a standby)
-                Some("57P01" | "57P02" | "57P03" | "57014" | "53300" | "25006" | "08006" | "08003" | "08000") => {
-                    Self::Unavailable(error)
-                }
+                Some(
+                    "57P01" | "57P02" | "57P03" | "57014" | "53300" | "25006" | "08006" | "08003"
+                    | "08000",
+                ) => Self::Unavailable(error),
                 _ => Self::Statement(error),
             },
             _ => Self::Statement(error),

@@ -122,5 +122,9 @@ pub type OnDelta<'a> = &'a (dyn Fn(&str) + Send + Sync);
 /// A model vendor. Dropping the future cancels the call and closes its connection.
 pub trait Llm: Send + Sync {
     /// Runs one turn to its end, streaming.
-    fn turn<'a>(&'a self, prompt: &'a Prompt, on_delta: OnDelta<'a>) -> BoxFuture<'a, Result<Turn, LlmError>>;
+    fn turn<'a>(
+        &'a self,
+        prompt: &'a Prompt,
+        on_delta: OnDelta<'a>,
+    ) -> BoxFuture<'a, Result<Turn, LlmError>>;
 }

@@ -72,7 +72,14 @@ impl Api {
         let base = format!("http://{}", listener.local_addr().expect("an address"));
         let stop = CancellationToken::new();
         let server = tokio::spawn(api::serve(listener, store.clone(), config, stop.clone()));
-        Self { store, base, client: reqwest::Client::new(), stop, server, database }
+        Self {
+            store,
+            base,
+            client: reqwest::Client::new(),
+            stop,
+            server,
+            database,
+        }
     }
 
     fn token(user: &str) -> String {
@@ -86,7 +93,9 @@ impl Api {
 
     /// A request without a token.
     fn open(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("{}{path}", self.base)).timeout(PATIENCE)
+        self.client
+            .request(method, format!("{}{path}", self.base))
+            .timeout(PATIENCE)
     }
 
     /// A request of a person.
@@ -108,23 +117,37 @@ impl Api {
 
     /// An agent by the API; its id.
     async fn agent(&self, user: &str, name: &str) -> String {
-        self.post(user, "/my/agents/", json!({"name": name})).await.created()
+        self.post(user, "/my/agents/", json!({"name": name}))
+            .await
+            .created()
     }
 
     /// A session by the API; its id.
     async fn session(&self, user: &str) -> String {
-        self.post(user, "/my/chat/sessions/", json!({})).await.created()
+        self.post(user, "/my/chat/sessions/", json!({}))
+            .await
+            .created()
     }
 
     /// A plan of two steps, one after another, by the API; its id.
     async fn plan(&self, user: &str, session: Option<&str>, agent: &str) -> String {
         let steps = json!([{"key": "first", "agent": agent}, {"key": "second", "agent": agent, "needs": ["first"]}]);
-        self.post(user, "/my/plans/", json!({"session_id": session, "goal": "two things", "steps": steps})).await.created()
+        self.post(
+            user,
+            "/my/plans/",
+            json!({"session_id": session, "goal": "two things", "steps": steps}),
+        )
+        .await
+        .created()
     }
 
     /// Plays the worker: claims what there is, says `text` for each step, and tells the feed.
     async fn work(&self, text: &str) -> usize {
-        let claims = self.store.claim(WorkerId::new(), 100).await.expect("a claim");
+        let claims = self
+            .store
+            .claim(WorkerId::new(), 100)
+            .await
+            .expect("a claim");
         for claim in &claims {
             self.finish(claim, text).await;
         }
@@ -133,16 +156,29 @@ impl Api {
 
     async fn finish(&self, claim: &Claim, text: &str) {
         let answers = claim.spec.as_ref().is_some_and(|spec| spec.answers);
-        let reply = answers.then(|| Reply { id: MessageId::new(), content: text.to_owned() });
-        let done = Outcome::Succeed { result: json!({"text": text}), reply };
-        assert!(self.store.finish(claim, &done).await.expect("a finish"), "the lease was gone");
+        let reply = answers.then(|| Reply {
+            id: MessageId::new(),
+            content: text.to_owned(),
+        });
+        let done = Outcome::Succeed {
+            result: json!({"text": text}),
+            reply,
+        };
+        assert!(
+            self.store.finish(claim, &done).await.expect("a finish"),
+            "the lease was gone"
+        );
         self.store.hints().feed(claim.scope.user());
     }
 
     /// Stops it as a signal would, and waits for its end, which nobody holds up.
     async fn drain(self) {
         self.stop.cancel();
-        timeout(DRAIN, self.server).await.expect("it ends in time").expect("no panic").expect("it ends well");
+        timeout(DRAIN, self.server)
+            .await
+            .expect("it ends in time")
+            .expect("no panic")
+            .expect("it ends well");
     }
 }
 
@@ -151,7 +187,12 @@ async fn answer(request: RequestBuilder) -> Answer {
     let (status, headers) = (response.status(), response.headers().clone());
     let text = response.text().await.expect("a body");
     let json = serde_json::from_str(&text).unwrap_or(Value::Null);
-    Answer { status, headers, text, json }
+    Answer {
+        status,
+        headers,
+        text,
+        json,
+    }
 }
 
 impl Answer {
@@ -168,16 +209,34 @@ impl Answer {
     }
 
     fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("text"))
     }
 
     /// Asserts that it is a problem in every respect, and gives its `error_code`.
     fn problem(&self) -> &str {
-        assert_eq!(self.header("content-type"), "application/problem+json", "{}", self.text);
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{}",
+            self.text
+        );
         assert_eq!(self.json["status"], self.status.as_u16(), "{}", self.text);
-        assert_eq!(self.json["request_id"], self.header("x-request-id"), "{}", self.text);
+        assert_eq!(
+            self.json["request_id"],
+            self.header("x-request-id"),
+            "{}",
+            self.text
+        );
         for field in ["type", "title", "detail", "error_code", "timestamp"] {
-            assert!(self.json[field].as_str().is_some_and(|text| !text.is_empty()), "{field} in {}", self.text);
+            assert!(
+                self.json[field]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty()),
+                "{field} in {}",
+                self.text
+            );
         }
         self.json["error_code"].as_str().unwrap_or_default()
     }
@@ -186,7 +245,19 @@ impl Answer {
     fn fields(&self) -> Vec<(String, String)> {
         let errors = self.json["errors"].as_array().cloned().unwrap_or_default();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        errors.iter().map(|error| (text(if error["pointer"].is_null() { &error["parameter"] } else { &error["pointer"] }), text(&error["code"]))).collect()
+        errors
+            .iter()
+            .map(|error| {
+                (
+                    text(if error["pointer"].is_null() {
+                        &error["parameter"]
+                    } else {
+                        &error["pointer"]
+                    }),
+                    text(&error["code"]),
+                )
+            })
+            .collect()
     }
 }
 
@@ -208,15 +279,28 @@ struct Frame {
 impl Feed {
     async fn open(request: RequestBuilder) -> Self {
         // No limit of time for the whole of it.
-        let response = request.timeout(Duration::from_hours(1)).send().await.expect("a stream");
+        let response = request
+            .timeout(Duration::from_hours(1))
+            .send()
+            .await
+            .expect("a stream");
         assert_eq!(response.status(), StatusCode::OK);
-        let body = response.bytes_stream().map(|chunk| chunk.map(|bytes| bytes.to_vec())).boxed();
-        Self { body, buffer: Vec::new(), frames: VecDeque::new() }
+        let body = response
+            .bytes_stream()
+            .map(|chunk| chunk.map(|bytes| bytes.to_vec()))
+            .boxed();
+        Self {
+            body,
+            buffer: Vec::new(),
+            frames: VecDeque::new(),
+        }
     }
 
     /// The next event; comments are passed over. None: the stream ended.
     async fn next(&mut self) -> Option<Frame> {
-        timeout(PATIENCE, self.read()).await.expect("an event, or the end, in time")
+        timeout(PATIENCE, self.read())
+            .await
+            .expect("an event, or the end, in time")
     }
 
     async fn read(&mut self) -> Option<Frame> {
@@ -228,7 +312,8 @@ impl Feed {
             self.buffer.extend(chunk);
             while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
                 let frame: Vec<u8> = self.buffer.drain(..end + 2).collect();
-                self.frames.extend(Frame::parse(&String::from_utf8(frame).expect("text")));
+                self.frames
+                    .extend(Frame::parse(&String::from_utf8(frame).expect("text")));
             }
         }
     }
@@ -241,7 +326,10 @@ impl Feed {
     /// Events up to the one with this seq.
     async fn until(&mut self, seq: i64) -> Vec<Frame> {
         let mut frames = Vec::new();
-        while frames.last().is_none_or(|frame: &Frame| frame.id != Some(seq)) {
+        while frames
+            .last()
+            .is_none_or(|frame: &Frame| frame.id != Some(seq))
+        {
             frames.push(self.event().await);
         }
         frames
@@ -249,7 +337,11 @@ impl Feed {
 
     /// The next chunk as it came.
     async fn raw(&mut self) -> String {
-        let chunk = timeout(PATIENCE, self.body.next()).await.expect("something comes in time").expect("no end").expect("the stream holds");
+        let chunk = timeout(PATIENCE, self.body.next())
+            .await
+            .expect("something comes in time")
+            .expect("no end")
+            .expect("the stream holds");
         String::from_utf8(chunk).expect("text")
     }
 }
@@ -257,9 +349,18 @@ impl Feed {
 impl Frame {
     /// By the rules of `text/event-stream`; none for comments and `retry`.
     fn parse(text: &str) -> Option<Self> {
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")));
+        let field = |name: &str| {
+            text.lines().find_map(|line| {
+                line.strip_prefix(name)
+                    .and_then(|rest| rest.strip_prefix(": "))
+            })
+        };
         let data = field("data")?;
         let id = field("id").map(|id| id.parse().expect("a seq"));
-        Some(Self { id, event: field("event")?.to_owned(), data: serde_json::from_str(data).expect("JSON") })
+        Some(Self {
+            id,
+            event: field("event")?.to_owned(),
+            data: serde_json::from_str(data).expect("JSON"),
+        })
     }
 }

@@ -28,15 +28,28 @@ impl Up {
         let export = process.says("export CODELAB_URL=").await;
         process.says("/events/?after=0").await;
         let value = |name: &str| {
-            let (_, value) = export.split_once(&format!("{name}=")).expect("it is exported");
-            value.split_whitespace().next().expect("it has a value").to_owned()
+            let (_, value) = export
+                .split_once(&format!("{name}="))
+                .expect("it is exported");
+            value
+                .split_whitespace()
+                .next()
+                .expect("it has a value")
+                .to_owned()
         };
         let http = Client::builder().no_proxy().build().expect("a client");
-        Self { process, url: value("CODELAB_URL"), token: value("CODELAB_TOKEN"), http }
+        Self {
+            process,
+            url: value("CODELAB_URL"),
+            token: value("CODELAB_TOKEN"),
+            http,
+        }
     }
 
     fn get(&self, path: &str) -> RequestBuilder {
-        self.http.get(format!("{}/my/{path}", self.url)).bearer_auth(&self.token)
+        self.http
+            .get(format!("{}/my/{path}", self.url))
+            .bearer_auth(&self.token)
     }
 
     async fn read(&self, path: &str) -> Value {
@@ -44,8 +57,14 @@ impl Up {
     }
 
     async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
-        sent(self.http.post(format!("{}/my/{path}", self.url)).bearer_auth(&self.token).header("Prefer", "wait=20").json(body))
-            .await
+        sent(
+            self.http
+                .post(format!("{}/my/{path}", self.url))
+                .bearer_auth(&self.token)
+                .header("Prefer", "wait=20")
+                .json(body),
+        )
+        .await
     }
 
     async fn session(&self) -> String {
@@ -55,19 +74,32 @@ impl Up {
     /// Says something that an agent cannot answer before its second try, and waits until it tries.
     async fn say_something_slow(&self) -> String {
         let script = json!({"turns": [{"until_attempt": 1, "hang": true}, {"text": "At last."}]});
-        self.post("agents/", &json!({"name": "slow", "config": {"model": "scripted/slow", "script": script}})).await;
+        self.post(
+            "agents/",
+            &json!({"name": "slow", "config": {"model": "scripted/slow", "script": script}}),
+        )
+        .await;
         let session = self.session().await;
-        let request = self.http.post(format!("{}/my/chat/{session}/message/", self.url)).bearer_auth(&self.token);
-        let (status, said) = sent(request.json(&json!({"content": "Are you there?", "target_agent": "slow"}))).await;
+        let request = self
+            .http
+            .post(format!("{}/my/chat/{session}/message/", self.url))
+            .bearer_auth(&self.token);
+        let (status, said) =
+            sent(request.json(&json!({"content": "Are you there?", "target_agent": "slow"}))).await;
         assert_eq!(status, StatusCode::ACCEPTED, "{said}");
         let plan = text(&said, "plan_id");
-        harness::eventually("the step runs", async || self.read(&format!("plans/{plan}/")).await["counts"]["running"] == 1).await;
+        harness::eventually("the step runs", async || {
+            self.read(&format!("plans/{plan}/")).await["counts"]["running"] == 1
+        })
+        .await;
         plan
     }
 
     async fn assert_succeeds_at_second_try(&self, plan: &str) {
-        harness::eventually("the plan succeeds", async || self.read(&format!("plans/{plan}/")).await["state"] == "succeeded")
-            .await;
+        harness::eventually("the plan succeeds", async || {
+            self.read(&format!("plans/{plan}/")).await["state"] == "succeeded"
+        })
+        .await;
         let steps = self.read(&format!("plans/{plan}/steps/")).await;
         assert_eq!(steps["items"][0]["attempt"], 2, "{steps}");
         assert_eq!(steps["items"][0]["result"]["text"], "At last.", "{steps}");
@@ -79,7 +111,11 @@ impl Up {
         self.process.signal(Signal::SIGTERM);
         let (status, said) = self.process.ends().await;
         assert_eq!(status.code(), Some(0), "{said}");
-        assert!(asked.elapsed().as_secs() < 10, "it took {:?}:\n{said}", asked.elapsed());
+        assert!(
+            asked.elapsed().as_secs() < 10,
+            "it took {:?}:\n{said}",
+            asked.elapsed()
+        );
         assert!(!said.contains("WARN") && !said.contains("ERROR"), "{said}");
     }
 }
@@ -90,7 +126,10 @@ async fn sent(request: RequestBuilder) -> (StatusCode, Value) {
 }
 
 fn text(document: &Value, field: &str) -> String {
-    document[field].as_str().unwrap_or_else(|| panic!("no {field} in {document}")).to_owned()
+    document[field]
+        .as_str()
+        .unwrap_or_else(|| panic!("no {field} in {document}"))
+        .to_owned()
 }
 
 fn folder() -> TempDir {
@@ -102,11 +141,25 @@ async fn demo_shows_every_step_and_succeeds() {
     let folder = folder();
     let (status, said) = Codelab::run(&["demo"], &[], folder.path()).await;
     assert_eq!(status.code(), Some(0), "{said}");
-    for words in ["planning", "research", "code", "tests", "guide", "review", "summary", "The team answers", "7 of 7 steps"] {
+    for words in [
+        "planning",
+        "research",
+        "code",
+        "tests",
+        "guide",
+        "review",
+        "summary",
+        "The team answers",
+        "7 of 7 steps",
+    ] {
         assert!(said.contains(words), "{words:?} is missing:\n{said}");
     }
     assert!(!said.contains('\x1b'), "no terminal, no escape sequences");
-    assert_eq!(folder.path().read_dir().expect("a folder").count(), 0, "nothing stays behind");
+    assert_eq!(
+        folder.path().read_dir().expect("a folder").count(),
+        0,
+        "nothing stays behind"
+    );
 }
 
 #[tokio::test]
@@ -125,24 +178,53 @@ async fn up_answers_with_the_printed_token_and_keeps_it_over_a_restart() {
     let folder = folder();
     let up = Up::start(folder.path(), &[]).await;
     let session = up.session().await;
-    let (status, answered) = up.post(&format!("chat/{session}/message/"), &json!({"content": "Compare two ways"})).await;
-    assert_eq!((status, &answered["state"]), (StatusCode::OK, &json!("succeeded")), "{answered}");
+    let (status, answered) = up
+        .post(
+            &format!("chat/{session}/message/"),
+            &json!({"content": "Compare two ways"}),
+        )
+        .await;
+    assert_eq!(
+        (status, &answered["state"]),
+        (StatusCode::OK, &json!("succeeded")),
+        "{answered}"
+    );
     let plan = text(&answered, "plan_id");
-    let environment = [("CODELAB_URL", up.url.as_str()), ("CODELAB_TOKEN", up.token.as_str())];
+    let environment = [
+        ("CODELAB_URL", up.url.as_str()),
+        ("CODELAB_TOKEN", up.token.as_str()),
+    ];
     let (status, watched) = Codelab::run(&["watch", &plan], &environment, folder.path()).await;
     assert_eq!(status.code(), Some(0), "{watched}");
-    assert!(watched.contains("reviewer") && watched.contains("6 succeeded"), "{watched}");
+    assert!(
+        watched.contains("reviewer") && watched.contains("6 succeeded"),
+        "{watched}"
+    );
     let token = up.token.clone();
     up.stop().await;
 
     let mut again = Up::start(folder.path(), &[]).await;
-    again.process.says("researcher, coder, reviewer, writer").await;
+    again
+        .process
+        .says("researcher, coder, reviewer, writer")
+        .await;
     again.token = token;
-    assert_eq!(again.read(&format!("plans/{plan}/")).await["state"], "succeeded");
-    let (status, printed) = Codelab::run(&["token", "--user", "demo", "--ttl", "1h"], &[], folder.path()).await;
+    assert_eq!(
+        again.read(&format!("plans/{plan}/")).await["state"],
+        "succeeded"
+    );
+    let (status, printed) = Codelab::run(
+        &["token", "--user", "demo", "--ttl", "1h"],
+        &[],
+        folder.path(),
+    )
+    .await;
     assert_eq!(status.code(), Some(0), "{printed}");
     again.token = printed;
-    assert_eq!(again.read(&format!("plans/{plan}/")).await["state"], "succeeded");
+    assert_eq!(
+        again.read(&format!("plans/{plan}/")).await["state"],
+        "succeeded"
+    );
     again.stop().await;
 }
 
@@ -179,7 +261,11 @@ async fn two_ups_in_two_folders_do_not_meet() {
     one.session().await;
     assert_eq!(two.read("chat/sessions/").await["items"], json!([]));
     two.token.clone_from(&one.token);
-    assert_eq!(sent(two.get("chat/sessions/")).await.0, StatusCode::UNAUTHORIZED, "another folder, another secret");
+    assert_eq!(
+        sent(two.get("chat/sessions/")).await.0,
+        StatusCode::UNAUTHORIZED,
+        "another folder, another secret"
+    );
     tokio::join!(one.stop(), two.stop());
 }
 
@@ -189,18 +275,30 @@ async fn a_second_up_in_the_same_folder_is_told_where_the_first_is() {
     let up = Up::start(folder.path(), &[]).await;
     let (status, said) = Codelab::run(&ANY_PORT, &[], folder.path()).await;
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("already runs") && said.contains(&up.url) && said.contains("--data-dir"), "{said}");
-    assert_eq!(sent(up.get("agents/")).await.0, StatusCode::OK, "the first one does not mind");
+    assert!(
+        said.contains("already runs") && said.contains(&up.url) && said.contains("--data-dir"),
+        "{said}"
+    );
+    assert_eq!(
+        sent(up.get("agents/")).await.0,
+        StatusCode::OK,
+        "the first one does not mind"
+    );
 }
 
 #[tokio::test]
 async fn a_taken_port_is_named_with_the_flag_to_use() {
     let folder = folder();
-    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     let (status, said) = Codelab::run(&["up", "--listen", &address], &[], folder.path()).await;
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains(&address) && said.contains("taken") && said.contains("--listen"), "{said}");
+    assert!(
+        said.contains(&address) && said.contains("taken") && said.contains("--listen"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -214,7 +312,10 @@ async fn wrong_settings_are_all_told_at_once() {
     ];
     let (status, said) = Codelab::run(&["api"], &variables, folder().path()).await;
     assert_eq!(status.code(), Some(2), "{said}");
-    assert!(variables.iter().all(|(name, _)| said.contains(name)), "{said}");
+    assert!(
+        variables.iter().all(|(name, _)| said.contains(name)),
+        "{said}"
+    );
     assert!(!said.contains("hunter2"), "{said}");
     let (status, said) = Codelab::run(&["worker"], &[], folder().path()).await;
     assert_eq!(status.code(), Some(2), "{said}");
@@ -224,7 +325,8 @@ async fn wrong_settings_are_all_told_at_once() {
 #[tokio::test]
 async fn no_token_is_made_where_an_identity_provider_makes_them() {
     let variables = [("CODELAB_JWKS_URL", "https://id.example/jwks.json")];
-    let (status, said) = Codelab::run(&["token", "--user", "me"], &variables, folder().path()).await;
+    let (status, said) =
+        Codelab::run(&["token", "--user", "me"], &variables, folder().path()).await;
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("identity provider"), "{said}");
 }
@@ -234,11 +336,16 @@ async fn the_tiers_want_the_schema_and_migrate_brings_it() {
     let folder = folder();
     let name = format!("t{}", Uuid::now_v7().simple());
     let url = tokio::task::spawn_blocking(move || {
-        harness::postgres().create_database(&name, None).expect("a database");
+        harness::postgres()
+            .create_database(&name, None)
+            .expect("a database");
         harness::postgres().url(&name)
     });
     let url = url.await.expect("no panic");
-    let database = [("DATABASE_URL", url.as_str()), ("CODELAB_JWT_SECRET", "0123456789abcdef0123456789abcdef")];
+    let database = [
+        ("DATABASE_URL", url.as_str()),
+        ("CODELAB_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
+    ];
     let run = |arguments: &'static [&str]| Codelab::run(arguments, &database, folder.path());
     for tier in [&["worker"][..], &["api", "--listen", "127.0.0.1:0"]] {
         let (status, said) = Codelab::run(tier, &database, folder.path()).await;

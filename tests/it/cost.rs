@@ -19,38 +19,63 @@ use serde_json::json;
 /// Sequential scans of growing tables, and index entries read, so far.
 async fn reads(store: &Store) -> (i64, i64) {
     // A connection reports what it did when it is asked to; there is only one.
-    sqlx::query("select pg_stat_force_next_flush()").execute(store.pool()).await.unwrap();
+    sqlx::query("select pg_stat_force_next_flush()")
+        .execute(store.pool())
+        .await
+        .unwrap();
     let scans: i64 = sqlx::query_scalar("select coalesce(sum(seq_scan), 0)::bigint from pg_stat_user_tables where relname <> '_sqlx_migrations'")
         .fetch_one(store.pool())
         .await
         .unwrap();
-    let entries: i64 = sqlx::query_scalar("select coalesce(sum(idx_tup_read), 0)::bigint from pg_stat_user_indexes")
-        .fetch_one(store.pool())
-        .await
-        .unwrap();
+    let entries: i64 = sqlx::query_scalar(
+        "select coalesce(sum(idx_tup_read), 0)::bigint from pg_stat_user_indexes",
+    )
+    .fetch_one(store.pool())
+    .await
+    .unwrap();
     (scans, entries)
 }
 
 #[tokio::test]
 async fn a_step_reads_few_rows_however_many_there_are() {
     let database = Database::fresh().await;
-    let pool = store::pool(&database.url, PoolLimits { max: 1, ..PoolLimits::default() }).unwrap();
+    let pool = store::pool(
+        &database.url,
+        PoolLimits {
+            max: 1,
+            ..PoolLimits::default()
+        },
+    )
+    .unwrap();
     let store = Store::new(pool, Hints::local(), Duration::from_secs(30));
     let scope = database.user(&store, "ada").await;
     let full = agent(&store, scope, "full", 1).await;
     for _ in 0..10 {
-        let accepted = store.accept_plan(scope, &explicit(Shape::Flat(2_000), &[full], None)).await.unwrap();
+        let accepted = store
+            .accept_plan(scope, &explicit(Shape::Flat(2_000), &[full], None))
+            .await
+            .unwrap();
         assert!(matches!(accepted, Accepted::Plan { .. }));
     }
     let worker = WorkerId::new();
-    assert_eq!(store.claim(worker, 10).await.unwrap().len(), 1, "the full agent runs one");
+    assert_eq!(
+        store.claim(worker, 10).await.unwrap().len(),
+        1,
+        "the full agent runs one"
+    );
     let agent = agent(&store, scope, "coder", 10).await;
 
     let (scans_before, read_before) = reads(&store).await;
     let mut steps = 0;
-    let done = Outcome::Succeed { result: json!(null), reply: None };
+    let done = Outcome::Succeed {
+        result: json!(null),
+        reply: None,
+    };
     for _ in 0..20 {
-        store.accept_plan(scope, &explicit(Shape::Diamond(8), &[agent], None)).await.unwrap();
+        store
+            .accept_plan(scope, &explicit(Shape::Diamond(8), &[agent], None))
+            .await
+            .unwrap();
         loop {
             let claimed = store.claim(worker, 8).await.unwrap();
             if claimed.is_empty() {
@@ -111,8 +136,13 @@ async fn a_row_of_one_user_cannot_point_at_a_row_of_another() {
     let ada = database.user(&store, "ada").await;
     let eve = database.user(&store, "eve").await;
     let theirs = agent(&store, ada, "coder", 3).await;
-    let refused = store.accept_plan(eve, &explicit(Shape::Chain(1), &[theirs], None)).await;
-    assert!(refused.is_err(), "the schema refuses an agent of somebody else");
+    let refused = store
+        .accept_plan(eve, &explicit(Shape::Chain(1), &[theirs], None))
+        .await;
+    assert!(
+        refused.is_err(),
+        "the schema refuses an agent of somebody else"
+    );
     assert_eq!(store.plans(eve, None, 10).await.unwrap().len(), 0);
     assert_eq!(store.last_seq(eve).await.unwrap(), 0);
 }

@@ -31,11 +31,17 @@ async fn worker(database: &Database, folder: &tempfile::TempDir) -> Codelab {
 }
 
 async fn ended(store: &Store) -> i64 {
-    sqlx::query_scalar("select count(*) from steps where finished_at is not null").fetch_one(store.pool()).await.unwrap()
+    sqlx::query_scalar("select count(*) from steps where finished_at is not null")
+        .fetch_one(store.pool())
+        .await
+        .unwrap()
 }
 
 async fn workers(store: &Store) -> i64 {
-    sqlx::query_scalar("select count(distinct worker_id) from leases").fetch_one(store.pool()).await.unwrap()
+    sqlx::query_scalar("select count(distinct worker_id) from leases")
+        .fetch_one(store.pool())
+        .await
+        .unwrap()
 }
 
 async fn survive(seed: u64) {
@@ -50,14 +56,21 @@ async fn survive(seed: u64) {
         for (name, limit) in [("one", 1), ("three", 3), ("ten", 10), ("five", 5)] {
             // Long enough that a kill finds steps at work.
             let script = Some(serde_json::json!({ "delay_ms": 20 }));
-            let config = AgentConfig { max_concurrency: limit, script, ..AgentConfig::default() };
+            let config = AgentConfig {
+                max_concurrency: limit,
+                script,
+                ..AgentConfig::default()
+            };
             let id = store.create_agent(scope, name, &config).await.unwrap().id;
             limits.insert(id.to_string(), limit.into());
             agents.push(id);
         }
         for turn in 0..PLANS / 2 {
             agents.rotate_left(turn % 4);
-            let accepted = store.accept_plan(scope, &explicit(Shape::Diamond(8), &agents, None)).await.unwrap();
+            let accepted = store
+                .accept_plan(scope, &explicit(Shape::Diamond(8), &agents, None))
+                .await
+                .unwrap();
             assert!(matches!(accepted, Accepted::Plan { .. }));
         }
         scopes.push(scope);
@@ -69,9 +82,13 @@ async fn survive(seed: u64) {
     for _ in 0..KILLS {
         let victim = worker(&database, &folder).await;
         // Somewhere in the next stretch of the work, wherever that happens to be inside the victim.
-        let until = ended(&store).await + chance.i64(1..std::cmp::max(total / i64::try_from(KILLS + 1).unwrap(), 2));
+        let until = ended(&store).await
+            + chance.i64(1..std::cmp::max(total / i64::try_from(KILLS + 1).unwrap(), 2));
         eventually("both workers at work", async || workers(&store).await >= 2).await;
-        eventually("some progress", async || ended(&store).await >= std::cmp::min(until, total)).await;
+        eventually("some progress", async || {
+            ended(&store).await >= std::cmp::min(until, total)
+        })
+        .await;
         tokio::time::sleep(Duration::from_micros(chance.u64(0..20_000))).await;
         victim.signal(Signal::SIGKILL);
         victim.ends().await;
@@ -80,7 +97,12 @@ async fn survive(seed: u64) {
 
     for scope in scopes {
         for plan in store.plans(scope, None, 200).await.unwrap() {
-            assert_eq!(plan.state, PlanState::Succeeded, "seed {seed}: plan {}", plan.id);
+            assert_eq!(
+                plan.state,
+                PlanState::Succeeded,
+                "seed {seed}: plan {}",
+                plan.id
+            );
         }
         let events = store.events_after(scope, None, 0, 1_000_000).await.unwrap();
         let wrong = check_feed(&events, |agent| limits.get(agent).copied().unwrap_or(0));
@@ -91,7 +113,10 @@ async fn survive(seed: u64) {
         .fetch_one(store.pool())
         .await
         .unwrap();
-    assert!(lost > 0, "seed {seed}: no kill caught a running step; the test proves nothing");
+    assert!(
+        lost > 0,
+        "seed {seed}: no kill caught a running step; the test proves nothing"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,7 +39,10 @@ struct Subject {
 }
 
 fn done() -> Outcome {
-    Outcome::Succeed { result: json!(null), reply: None }
+    Outcome::Succeed {
+        result: json!(null),
+        reply: None,
+    }
 }
 
 fn error() -> StepError {
@@ -47,7 +50,12 @@ fn error() -> StepError {
 }
 
 fn suspend(id: WaitId) -> Outcome {
-    let wait = NewWait { id, kind: WaitKind::Timer, payload: json!({}), deadline: Some(Duration::from_secs(60)) };
+    let wait = NewWait {
+        id,
+        kind: WaitKind::Timer,
+        payload: json!({}),
+        deadline: Some(Duration::from_secs(60)),
+    };
     Outcome::Suspend { wait }
 }
 
@@ -59,7 +67,13 @@ fn step(id: StepId, key: &str, needs: &[StepId]) -> NewStep {
         agent_id: None,
         spec: StepSpec::default(),
         max_failures: None,
-        needs: needs.iter().map(|id| NewNeed { id: *id, when: When::Success }).collect(),
+        needs: needs
+            .iter()
+            .map(|id| NewNeed {
+                id: *id,
+                when: When::Success,
+            })
+            .collect(),
     }
 }
 
@@ -69,18 +83,34 @@ impl Subject {
         let clock = ManualClock::at(chrono::Utc::now());
         let store = database.store_with(Clock::Manual(clock.clone()), Duration::from_secs(30));
         let scope = database.user(&store, &StepId::new().to_string()).await;
-        let [first, second, subject, other] = [StepId::new(), StepId::new(), StepId::new(), StepId::new()];
+        let [first, second, subject, other] =
+            [StepId::new(), StepId::new(), StepId::new(), StepId::new()];
         let steps = vec![
             step(first, "first", &[]),
             step(second, "second", &[]),
             step(subject, "subject", &[first, second]),
             step(other, "other", &[subject]),
         ];
-        let plan = NewPlan { session: None, goal: "model".to_owned(), steps };
-        let Accepted::Plan { plan, .. } = store.accept_plan(scope, &plan).await.unwrap() else { panic!("not accepted") };
+        let plan = NewPlan {
+            session: None,
+            goal: "model".to_owned(),
+            steps,
+        };
+        let Accepted::Plan { plan, .. } = store.accept_plan(scope, &plan).await.unwrap() else {
+            panic!("not accepted")
+        };
         let needs = store.claim(WorkerId::new(), 2).await.unwrap();
         assert_eq!(needs.len(), 2);
-        Self { store, clock, scope, plan, step: subject, claim: None, wait: WaitId::new(), needs }
+        Self {
+            store,
+            clock,
+            scope,
+            plan,
+            step: subject,
+            claim: None,
+            wait: WaitId::new(),
+            needs,
+        }
     }
 
     async fn ready(database: &Database) -> Self {
@@ -95,7 +125,11 @@ impl Subject {
         let mut subject = Self::ready(database).await;
         for _ in 0..failures {
             let claim = subject.take().await.expect("claimable");
-            let again = Outcome::Retry { after: Duration::ZERO, error: error(), last_words: None };
+            let again = Outcome::Retry {
+                after: Duration::ZERO,
+                error: error(),
+                last_words: None,
+            };
             assert!(subject.store.finish(&claim, &again).await.unwrap());
         }
         subject.claim = subject.take().await;
@@ -104,7 +138,12 @@ impl Subject {
     }
 
     async fn take(&self) -> Option<Claim> {
-        self.store.claim(WorkerId::new(), 10).await.unwrap().into_iter().find(|claim| claim.id == self.step)
+        self.store
+            .claim(WorkerId::new(), 10)
+            .await
+            .unwrap()
+            .into_iter()
+            .find(|claim| claim.id == self.step)
     }
 
     async fn suspended(database: &Database) -> Self {
@@ -124,22 +163,41 @@ impl Subject {
     async fn happen(&mut self, event: StepEvent) {
         match event {
             StepEvent::NeedMet => self.need(&done()).await,
-            StepEvent::NeedMissed => self.need(&Outcome::Fail { error: error(), reply: None }).await,
+            StepEvent::NeedMissed => {
+                self.need(&Outcome::Fail {
+                    error: error(),
+                    reply: None,
+                })
+                .await
+            }
             StepEvent::Claim => drop(self.store.claim(WorkerId::new(), 10).await.unwrap()),
             StepEvent::Succeed => drop(self.finish(&done()).await),
             StepEvent::Retry => {
-                let again = Outcome::Retry { after: Duration::ZERO, error: error(), last_words: None };
+                let again = Outcome::Retry {
+                    after: Duration::ZERO,
+                    error: error(),
+                    last_words: None,
+                };
                 self.finish(&again).await;
             }
             StepEvent::Yield => drop(self.finish(&Outcome::Yield).await),
             StepEvent::Suspend => drop(self.finish(&suspend(WaitId::new())).await),
-            StepEvent::Fail => drop(self.finish(&Outcome::Fail { error: error(), reply: None }).await),
+            StepEvent::Fail => drop(
+                self.finish(&Outcome::Fail {
+                    error: error(),
+                    reply: None,
+                })
+                .await,
+            ),
             StepEvent::Lose => {
                 self.clock.advance(chrono::TimeDelta::seconds(31));
                 self.store.reap(1).await.unwrap();
             }
             StepEvent::Wake => {
-                self.store.resolve_wait(self.scope, self.wait, Decision::Answered, json!({})).await.unwrap();
+                self.store
+                    .resolve_wait(self.scope, self.wait, Decision::Answered, json!({}))
+                    .await
+                    .unwrap();
             }
             StepEvent::Cancel => drop(self.store.cancel_plan(self.scope, self.plan).await.unwrap()),
         }
@@ -167,10 +225,16 @@ impl Subject {
             token: token.try_into().unwrap(),
             failures: failures.try_into().unwrap(),
             max_failures: max_failures.try_into().unwrap(),
-            cancelling: if cancelling { Cancelling::Yes } else { Cancelling::No },
+            cancelling: if cancelling {
+                Cancelling::Yes
+            } else {
+                Cancelling::No
+            },
         };
         match state {
-            StateName::Blocked => StepState::Blocked { waiting_for: waiting_for.try_into().unwrap() },
+            StateName::Blocked => StepState::Blocked {
+                waiting_for: waiting_for.try_into().unwrap(),
+            },
             StateName::Ready => StepState::Ready(runs),
             StateName::Running => StepState::Running(runs),
             StateName::Suspended => StepState::Suspended(runs),
@@ -220,7 +284,9 @@ impl Start {
             Self::Ready => Subject::ready(database).await,
             Self::Running => Subject::running(database, 0).await,
             Self::RunningForTheLastTime => Subject::running(database, 2).await,
-            Self::RunningWhileCancelled => after(Subject::running(database, 0).await, StepEvent::Cancel).await,
+            Self::RunningWhileCancelled => {
+                after(Subject::running(database, 0).await, StepEvent::Cancel).await
+            }
             Self::Suspended => Subject::suspended(database).await,
             Self::Succeeded => after(Subject::running(database, 0).await, StepEvent::Succeed).await,
             Self::Failed => after(Subject::running(database, 0).await, StepEvent::Fail).await,
@@ -263,16 +329,26 @@ async fn types_and_sql_agree_on_every_pair() {
     assert!(moved >= 30, "only {moved} pairs moved");
 }
 
-
 /// Takes everything that is left out of the way of the next pair.
 async fn clear(store: &Store) {
-    sqlx::query("truncate users cascade").execute(store.pool()).await.unwrap();
-    sqlx::query("truncate events, leases, ready_steps").execute(store.pool()).await.unwrap();
+    sqlx::query("truncate users cascade")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    sqlx::query("truncate events, leases, ready_steps")
+        .execute(store.pool())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn final_states_stay() {
-    for state in [StepState::Succeeded, StepState::Failed, StepState::Skipped, StepState::Cancelled] {
+    for state in [
+        StepState::Succeeded,
+        StepState::Failed,
+        StepState::Skipped,
+        StepState::Cancelled,
+    ] {
         for event in StepEvent::ALL {
             assert!(state.on(event).is_err(), "{state:?} on {event:?}");
         }

@@ -44,9 +44,26 @@ impl System {
     }
 
     async fn start_planning_within(planning_timeout: Duration) -> Self {
-        let (database, vendor, stop) = (Database::fresh().await, Vendor::start().await, CancellationToken::new());
-        let postgres = store::pool(&database.url, PoolLimits { max: 20, ..PoolLimits::default() }).unwrap();
-        let hints = Hints::start(Reach { postgres: postgres.clone(), redis: None }, &stop);
+        let (database, vendor, stop) = (
+            Database::fresh().await,
+            Vendor::start().await,
+            CancellationToken::new(),
+        );
+        let postgres = store::pool(
+            &database.url,
+            PoolLimits {
+                max: 20,
+                ..PoolLimits::default()
+            },
+        )
+        .unwrap();
+        let hints = Hints::start(
+            Reach {
+                postgres: postgres.clone(),
+                redis: None,
+            },
+            &stop,
+        );
         let store = Store::new(postgres, hints, Duration::from_secs(30));
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -58,28 +75,51 @@ impl System {
             openai_base_url: Some(vendor.base_url()),
             ..RouterConfig::default()
         };
-        let working = WorkerConfig { vendors, planning_timeout, ..WorkerConfig::default() };
+        let working = WorkerConfig {
+            vendors,
+            planning_timeout,
+            ..WorkerConfig::default()
+        };
         let working = worker::run(store.clone(), working, stop.clone());
         let tiers = vec![
             tokio::spawn(async { serving.await.expect("the API ends well") }),
             tokio::spawn(async { working.await.expect("the worker ends well") }),
         ];
-        Self { store, vendor, ada: Person::new(&base, "ada"), database, stop, tiers }
+        Self {
+            store,
+            vendor,
+            ada: Person::new(&base, "ada"),
+            database,
+            stop,
+            tiers,
+        }
     }
 
     /// All events of ada, in order.
     async fn events(&self) -> Vec<Event> {
         let scope = self.database.user(&self.store, "ada").await;
-        self.store.events_after(scope, None, 0, 100_000).await.unwrap()
+        self.store
+            .events_after(scope, None, 0, 100_000)
+            .await
+            .unwrap()
     }
 
     /// Everything is as it should be, and both tiers end when told to.
     async fn end(self) {
         assert_invariants(&self.store).await;
-        assert!(self.vendor.requests().iter().all(|request| request.authorized), "the key goes with every call");
+        assert!(
+            self.vendor
+                .requests()
+                .iter()
+                .all(|request| request.authorized),
+            "the key goes with every call"
+        );
         self.stop.cancel();
         for tier in self.tiers {
-            timeout(Duration::from_secs(15), tier).await.expect("it ends in time").expect("no panic");
+            timeout(Duration::from_secs(15), tier)
+                .await
+                .expect("it ends in time")
+                .expect("no panic");
         }
     }
 }
@@ -87,7 +127,9 @@ impl System {
 /// Index of the first event of a type about a step, by its attempt where that is told.
 fn place(events: &[Event], kind: &str, key: &str, attempt: u64) -> usize {
     let found = events.iter().position(|event| {
-        event.event_type == kind && event.payload["key"] == key && event.payload["attempt"] == attempt
+        event.event_type == kind
+            && event.payload["key"] == key
+            && event.payload["attempt"] == attempt
     });
     found.unwrap_or_else(|| panic!("no {kind} of {key}, attempt {attempt}"))
 }

@@ -20,7 +20,11 @@ const TEAM: [(&str, usize); 4] = [("one", 10), ("two", 10), ("three", 3), ("four
 async fn team(ada: &Person) -> HashMap<String, usize> {
     let mut limits = HashMap::new();
     for (name, limit) in TEAM {
-        limits.insert(ada.agent_with(name, json!({ "max_concurrency": limit })).await, limit);
+        limits.insert(
+            ada.agent_with(name, json!({ "max_concurrency": limit }))
+                .await,
+            limit,
+        );
     }
     limits
 }
@@ -29,8 +33,13 @@ async fn team(ada: &Person) -> HashMap<String, usize> {
 fn layered(layers: usize, width: usize, agents: usize) -> Value {
     let step = |n: usize| {
         let (layer, column) = (n / width, n % width);
-        let above = |shift: usize| format!("s{}", (layer - 1) * width + (column + shift * 7) % width);
-        let needs: Vec<String> = if layer == 0 { Vec::new() } else { (0..std::cmp::min(3, width)).map(above).collect() };
+        let above =
+            |shift: usize| format!("s{}", (layer - 1) * width + (column + shift * 7) % width);
+        let needs: Vec<String> = if layer == 0 {
+            Vec::new()
+        } else {
+            (0..std::cmp::min(3, width)).map(above).collect()
+        };
         let needs: std::collections::BTreeSet<String> = needs.into_iter().collect();
         json!({"key": format!("s{n}"), "agent": TEAM[n % agents].0, "prompt": "Do your part.", "needs": needs})
     };
@@ -55,7 +64,10 @@ async fn a_plan_of_two_thousand_steps() {
     let plan = text(&ada.post("plans/", layered(20, 100, 3)).await, "id");
     eventually("the plan ends", async || ada.state(&plan).await != "active").await;
     let plan = ada.get(&format!("plans/{plan}/")).await;
-    assert_eq!((&plan["state"], &plan["counts"]), (&json!("succeeded"), &json!({"succeeded": 2000})));
+    assert_eq!(
+        (&plan["state"], &plan["counts"]),
+        (&json!("succeeded"), &json!({"succeeded": 2000}))
+    );
     tiers.stop_content().await;
     assert_all_is_well(&database, &limits).await;
 }
@@ -71,7 +83,10 @@ async fn fifty_plans_at_once() {
         let plan = text(&plan, "id");
         eventually("the plan ends", async || ada.state(&plan).await != "active").await;
         let plan = ada.get(&format!("plans/{plan}/")).await;
-        assert_eq!((&plan["state"], &plan["counts"]), (&json!("succeeded"), &json!({"succeeded": 10})));
+        assert_eq!(
+            (&plan["state"], &plan["counts"]),
+            (&json!("succeeded"), &json!({"succeeded": 10}))
+        );
     }
     tiers.stop_content().await;
     assert_all_is_well(&database, &limits).await;

@@ -28,12 +28,17 @@ pub fn check_fence(deeds: &[Deed]) -> Vec<String> {
             Deed::Claimed(step, token) => {
                 let before = newest.insert(step, token).unwrap_or(0);
                 if token <= before {
-                    wrong.push(format!("step {step} was claimed with token {token} after {before}"));
+                    wrong.push(format!(
+                        "step {step} was claimed with token {token} after {before}"
+                    ));
                 }
             }
             Deed::Accepted(step, token) => {
                 if newest.get(&step) != Some(&token) {
-                    wrong.push(format!("step {step}: the finish of token {token} was accepted, the newest is {:?}", newest.get(&step)));
+                    wrong.push(format!(
+                        "step {step}: the finish of token {token} was accepted, the newest is {:?}",
+                        newest.get(&step)
+                    ));
                 }
                 if let Some(before) = finished.insert(step, token) {
                     wrong.push(format!("step {step} was finished twice: {before}, {token}"));
@@ -58,21 +63,33 @@ pub fn check_feed(events: &[Event], limit_of: impl Fn(&str) -> usize) -> Vec<Str
         let Some(step) = event.step_id else { continue };
         match event.event_type.as_str() {
             "task_started" => {
-                let agent = event.payload["agent_id"].as_str().unwrap_or("none").to_owned();
+                let agent = event.payload["agent_id"]
+                    .as_str()
+                    .unwrap_or("none")
+                    .to_owned();
                 let count = at_once.entry(agent.clone()).or_default();
                 *count += 1;
                 if agent != "none" && *count > limit_of(&agent) {
-                    wrong.push(format!("agent {agent} ran {count} steps at once at seq {}", event.seq));
+                    wrong.push(format!(
+                        "agent {agent} ran {count} steps at once at seq {}",
+                        event.seq
+                    ));
                 }
                 if running.insert(step, agent).is_some() {
-                    wrong.push(format!("step {step} started while it ran, at seq {}", event.seq));
+                    wrong.push(format!(
+                        "step {step} started while it ran, at seq {}",
+                        event.seq
+                    ));
                 }
             }
-            "task_completed" | "task_failed" | "task_cancelled" | "task_waiting" | "approval_required" | "task_progress" => {
+            "task_completed" | "task_failed" | "task_cancelled" | "task_waiting"
+            | "approval_required" | "task_progress" => {
                 if event.event_type == "task_completed" {
                     *succeeded.entry(step).or_default() += 1;
                 }
-                let Some(agent) = ends_run(event).then(|| running.remove(&step)).flatten() else { continue };
+                let Some(agent) = ends_run(event).then(|| running.remove(&step)).flatten() else {
+                    continue;
+                };
                 if let Some(count) = at_once.get_mut(&agent) {
                     *count -= 1;
                 }
@@ -80,7 +97,12 @@ pub fn check_feed(events: &[Event], limit_of: impl Fn(&str) -> usize) -> Vec<Str
             _ => {}
         }
     }
-    wrong.extend(succeeded.iter().filter(|(_, times)| **times > 1).map(|(step, times)| format!("step {step} succeeded {times} times")));
+    wrong.extend(
+        succeeded
+            .iter()
+            .filter(|(_, times)| **times > 1)
+            .map(|(step, times)| format!("step {step} succeeded {times} times")),
+    );
     wrong
 }
 

@@ -37,9 +37,15 @@ async fn template() -> &'static str {
     static READY: OnceCell<()> = OnceCell::const_new();
     READY
         .get_or_init(|| async {
-            let postgres = tokio::task::spawn_blocking(postgres).await.expect("no panic");
-            postgres.create_database(TEMPLATE, None).expect("a template database");
-            store::migrate(&postgres.url(TEMPLATE)).await.expect("the schema migrates");
+            let postgres = tokio::task::spawn_blocking(postgres)
+                .await
+                .expect("no panic");
+            postgres
+                .create_database(TEMPLATE, None)
+                .expect("a template database");
+            store::migrate(&postgres.url(TEMPLATE))
+                .await
+                .expect("the schema migrates");
         })
         .await;
     TEMPLATE
@@ -63,7 +69,10 @@ impl Database {
             .await
             .expect("no panic")
             .expect("a database for the test");
-        Self { url, stop: CancellationToken::new() }
+        Self {
+            url,
+            stop: CancellationToken::new(),
+        }
     }
 
     /// A store whose hints stay in this process.
@@ -91,13 +100,22 @@ impl Drop for Database {
 
 /// An agent that runs at most so many steps at once.
 pub async fn agent(store: &Store, scope: UserScope, name: &str, max_concurrency: u8) -> AgentId {
-    let config = AgentConfig { max_concurrency, ..AgentConfig::default() };
-    store.create_agent(scope, name, &config).await.expect("an agent").id
+    let config = AgentConfig {
+        max_concurrency,
+        ..AgentConfig::default()
+    };
+    store
+        .create_agent(scope, name, &config)
+        .await
+        .expect("an agent")
+        .id
 }
 
 /// Fails the test when an invariant does not hold.
 pub async fn assert_invariants(store: &Store) {
-    let violations = check_invariants(store.pool()).await.expect("the checks run");
+    let violations = check_invariants(store.pool())
+        .await
+        .expect("the checks run");
     assert!(violations.is_empty(), "invariants broken: {violations:#?}");
 }
 

@@ -1,5 +1,9 @@
 //! A person at the HTTP API: what they ask for, and the stream they watch.
-#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a test stops at the first surprise"
+)]
 
 use std::time::Duration;
 
@@ -47,12 +51,18 @@ impl Person {
         let token = dev_token(&secret, name, Duration::from_hours(1), None, None).expect("a token");
         // A proxy of the machine has no business here.
         let http = Client::builder().no_proxy().build().expect("a client");
-        Self { base: base.to_owned(), token, http }
+        Self {
+            base: base.to_owned(),
+            token,
+            http,
+        }
     }
 
     /// A request to `/my/...`.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}/my/{path}", self.base)).bearer_auth(&self.token)
+        self.http
+            .request(method, format!("{}/my/{path}", self.base))
+            .bearer_auth(&self.token)
     }
 
     /// Sends it; status and document.
@@ -70,7 +80,9 @@ impl Person {
 
     /// Posts; it has to be taken.
     pub async fn post(&self, path: &str, body: Value) -> Value {
-        let (status, made) = self.send(self.request(Method::POST, path).json(&body)).await;
+        let (status, made) = self
+            .send(self.request(Method::POST, path).json(&body))
+            .await;
         assert!(status.is_success(), "{path}: {status} {made}");
         made
     }
@@ -82,12 +94,22 @@ impl Person {
 
     /// A new agent; its id.
     pub async fn agent_with(&self, name: &str, config: Value) -> String {
-        text(&self.post("agents/", json!({ "name": name, "config": config })).await, "id")
+        text(
+            &self
+                .post("agents/", json!({ "name": name, "config": config }))
+                .await,
+            "id",
+        )
     }
 
     /// Sets the planner's model.
     pub async fn plan_with(&self, model: &str) {
-        let (status, said) = self.send(self.request(Method::PUT, "orchestrator/").json(&json!({ "model": model }))).await;
+        let (status, said) = self
+            .send(
+                self.request(Method::PUT, "orchestrator/")
+                    .json(&json!({ "model": model })),
+            )
+            .await;
         assert!(status.is_success(), "{status} {said}");
     }
 
@@ -98,7 +120,12 @@ impl Person {
 
     /// Says something and waits for the answer; the whole response.
     pub async fn ask(&self, session: &str, content: &str, agent: Option<&str>) -> Value {
-        let (status, answered) = self.send(self.message(session, content, agent).header("prefer", "wait=50")).await;
+        let (status, answered) = self
+            .send(
+                self.message(session, content, agent)
+                    .header("prefer", "wait=50"),
+            )
+            .await;
         assert_eq!(status, StatusCode::OK, "{answered}");
         answered
     }
@@ -115,7 +142,8 @@ impl Person {
         if let Some(agent) = agent {
             body["target_agent"] = agent.into();
         }
-        self.request(Method::POST, &format!("chat/{session}/message/")).json(&body)
+        self.request(Method::POST, &format!("chat/{session}/message/"))
+            .json(&body)
     }
 
     /// A plan's state.
@@ -125,14 +153,21 @@ impl Person {
 
     /// A plan's steps, at most 200.
     pub async fn steps(&self, plan: &str) -> Vec<Value> {
-        self.get(&format!("plans/{plan}/steps/?limit=200")).await["items"].as_array().cloned().unwrap_or_default()
+        self.get(&format!("plans/{plan}/steps/?limit=200")).await["items"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// What the other side said in a session, oldest first.
     pub async fn answers(&self, session: &str) -> Vec<String> {
         let messages = self.get(&format!("chat/{session}/messages/")).await;
         let items = messages["items"].as_array().cloned().unwrap_or_default();
-        items.iter().filter(|line| line["role"] == "assistant").map(|line| text(line, "content")).collect()
+        items
+            .iter()
+            .filter(|line| line["role"] == "assistant")
+            .map(|line| text(line, "content"))
+            .collect()
     }
 
     /// Opens a session's stream, from now on.
@@ -146,17 +181,28 @@ impl Person {
     }
 
     async fn watch_at(&self, path: &str) -> Watch {
-        let response = self.request(Method::GET, path).send().await.expect("a stream");
+        let response = self
+            .request(Method::GET, path)
+            .send()
+            .await
+            .expect("a stream");
         assert_eq!(response.status(), StatusCode::OK);
-        let events = EventStream::new(response.bytes_stream()).map(|event| Seen::of(&event.expect("the stream holds")));
-        Watch { events: events.boxed() }
+        let events = EventStream::new(response.bytes_stream())
+            .map(|event| Seen::of(&event.expect("the stream holds")));
+        Watch {
+            events: events.boxed(),
+        }
     }
 }
 
 impl Seen {
     fn of(event: &sseer::event::Event) -> Self {
         let data: Value = serde_json::from_str(&event.data).expect("JSON");
-        Self { seq: data["seq"].as_i64(), event: text(&data, "event_type"), payload: data["payload"].clone() }
+        Self {
+            seq: data["seq"].as_i64(),
+            event: text(&data, "event_type"),
+            payload: data["payload"].clone(),
+        }
     }
 
     /// The step's name.
@@ -168,7 +214,10 @@ impl Seen {
 impl Watch {
     /// The next event.
     pub async fn next(&mut self) -> Seen {
-        timeout(PATIENCE, self.events.next()).await.expect("an event in time").expect("the stream goes on")
+        timeout(PATIENCE, self.events.next())
+            .await
+            .expect("an event in time")
+            .expect("the stream goes on")
     }
 
     /// All events up to the first of which `last` is true.
@@ -193,19 +242,36 @@ impl Watch {
 /// What a run of a step said on its way: its deltas up to the end of the step.
 pub fn streamed(seen: &[Seen], key: &str, attempt: u64) -> String {
     let ended = |event: &&Seen| !(event.event == "task_completed" && event.key() == key);
-    let before = seen.iter().take_while(ended).filter(|event| event.key() == key && event.payload["attempt"] == attempt);
-    before.filter_map(|event| event.payload["delta"].as_str()).collect()
+    let before = seen
+        .iter()
+        .take_while(ended)
+        .filter(|event| event.key() == key && event.payload["attempt"] == attempt);
+    before
+        .filter_map(|event| event.payload["delta"].as_str())
+        .collect()
 }
 
 /// Text that came after the end of the step that it belongs to.
 pub fn late(seen: &[Seen]) -> Vec<&Seen> {
     let ends = ["task_completed", "task_failed", "task_cancelled"];
-    let ended = |event: &Seen| seen.iter().position(|end| end.key() == event.key() && ends.contains(&end.event.as_str()));
-    let deltas = seen.iter().enumerate().filter(|(_, event)| event.payload["delta"].is_string());
-    deltas.filter(|(place, delta)| ended(delta).is_some_and(|end| end < *place)).map(|(_, delta)| delta).collect()
+    let ended = |event: &Seen| {
+        seen.iter()
+            .position(|end| end.key() == event.key() && ends.contains(&end.event.as_str()))
+    };
+    let deltas = seen
+        .iter()
+        .enumerate()
+        .filter(|(_, event)| event.payload["delta"].is_string());
+    deltas
+        .filter(|(place, delta)| ended(delta).is_some_and(|end| end < *place))
+        .map(|(_, delta)| delta)
+        .collect()
 }
 
 /// A text field, which has to be there.
 pub fn text(document: &Value, field: &str) -> String {
-    document[field].as_str().unwrap_or_else(|| panic!("no {field} in {document}")).to_owned()
+    document[field]
+        .as_str()
+        .unwrap_or_else(|| panic!("no {field} in {document}"))
+        .to_owned()
 }

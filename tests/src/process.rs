@@ -1,5 +1,9 @@
 //! Real processes: the `codelab` binary as a person or a deployment starts it.
-#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a test stops at the first surprise"
+)]
 
 use std::{
     env,
@@ -25,7 +29,14 @@ use tokio::{
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// What a process may know of its surroundings: how to find programs, and nothing that configures it.
-const INHERITED: [&str; 6] = ["PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CODELAB_PG_BIN", "CODELAB_NO_INSTALL"];
+const INHERITED: [&str; 6] = [
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "CODELAB_PG_BIN",
+    "CODELAB_NO_INSTALL",
+];
 
 /// The binary, built once with the profile of the tests. Blocks.
 pub fn codelab() -> PathBuf {
@@ -36,14 +47,23 @@ pub fn codelab() -> PathBuf {
 fn build() -> PathBuf {
     // .../target/debug/deps/it-0123456789abcdef
     let test = env::current_exe().expect("the test knows its own file");
-    let profile = test.ancestors().nth(2).expect("a test runs in target/<profile>/deps");
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .expect("a test runs in target/<profile>/deps");
     let target = profile.parent().expect("a profile is in the target folder");
-    let mut cargo = std::process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "codelab", "--target-dir"]).arg(target);
+    let mut cargo =
+        std::process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["build", "--quiet", "--package", "codelab", "--target-dir"])
+        .arg(target);
     if profile.file_name() == Some(OsStr::new("release")) {
         cargo.arg("--release");
     }
-    let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
+    let built = cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo runs");
     assert!(built.success(), "the binary builds");
     profile.join("codelab")
 }
@@ -59,8 +79,12 @@ pub struct Codelab {
 impl Codelab {
     /// Starts it with these arguments and variables and no others, in a folder.
     pub async fn start(arguments: &[&str], variables: &[(&str, &str)], folder: &Path) -> Self {
-        let binary = tokio::task::spawn_blocking(codelab).await.expect("no panic");
-        let inherited = INHERITED.iter().filter_map(|name| Some((*name, env::var_os(name)?)));
+        let binary = tokio::task::spawn_blocking(codelab)
+            .await
+            .expect("no panic");
+        let inherited = INHERITED
+            .iter()
+            .filter_map(|name| Some((*name, env::var_os(name)?)));
         let mut child = Command::new(binary)
             .args(arguments)
             .env_clear()
@@ -74,9 +98,19 @@ impl Codelab {
             .spawn()
             .expect("the binary starts");
         let (sender, lines) = unbounded_channel();
-        tokio::spawn(read_lines(child.stdout.take().expect("it is piped"), sender.clone()));
-        tokio::spawn(read_lines(child.stderr.take().expect("it is piped"), sender));
-        Self { child, lines, said: Vec::new() }
+        tokio::spawn(read_lines(
+            child.stdout.take().expect("it is piped"),
+            sender.clone(),
+        ));
+        tokio::spawn(read_lines(
+            child.stderr.take().expect("it is piped"),
+            sender,
+        ));
+        Self {
+            child,
+            lines,
+            said: Vec::new(),
+        }
     }
 
     /// Waits for a line with these words, on either stream; gives the whole line.
@@ -93,20 +127,26 @@ impl Codelab {
             }
             None
         });
-        let found = found.await.map_err(|_| "it did not say in time").and_then(|found| found.ok_or("it ended without saying"));
+        let found = found
+            .await
+            .map_err(|_| "it did not say in time")
+            .and_then(|found| found.ok_or("it ended without saying"));
         found.unwrap_or_else(|why| panic!("{why}: {words:?}; it said:\n{}", self.said.join("\n")))
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = self.child.id().expect("it still runs");
-        kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal).expect("the signal is sent");
+        kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal)
+            .expect("the signal is sent");
     }
 
     /// Waits for its end; how it ended and all that it said.
     pub async fn ends(mut self) -> (ExitStatus, String) {
         let ended = timeout(LIMIT, self.child.wait()).await;
-        let Ok(ended) = ended else { panic!("it did not end in time:\n{}", self.said.join("\n")) };
+        let Ok(ended) = ended else {
+            panic!("it did not end in time:\n{}", self.said.join("\n"))
+        };
         while let Ok(Some(line)) = timeout(LIMIT, self.lines.recv()).await {
             self.said.push(line);
         }
@@ -114,7 +154,11 @@ impl Codelab {
     }
 
     /// Starts it and waits for its end.
-    pub async fn run(arguments: &[&str], variables: &[(&str, &str)], folder: &Path) -> (ExitStatus, String) {
+    pub async fn run(
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        folder: &Path,
+    ) -> (ExitStatus, String) {
         Self::start(arguments, variables, folder).await.ends().await
     }
 }

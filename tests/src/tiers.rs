@@ -1,5 +1,9 @@
 //! An API process and a worker process over one database, as a deployment runs them.
-#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a test stops at the first surprise"
+)]
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -23,15 +27,25 @@ impl Tiers {
     /// Starts both on this database, with these further variables. The worker says only what is wrong.
     pub async fn start(database_url: &str, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut all = vec![("DATABASE_URL", database_url), ("CODELAB_JWT_SECRET", SECRET), ("CODELAB_LOG", "info")];
+        let mut all = vec![
+            ("DATABASE_URL", database_url),
+            ("CODELAB_JWT_SECRET", SECRET),
+            ("CODELAB_LOG", "info"),
+        ];
         all.extend(variables);
-        let mut api = Codelab::start(&["api", "--listen", "127.0.0.1:0"], &all, folder.path()).await;
+        let mut api =
+            Codelab::start(&["api", "--listen", "127.0.0.1:0"], &all, folder.path()).await;
         all.push(("CODELAB_LOG", "warn"));
         let worker = Codelab::start(&["worker"], &all, folder.path()).await;
         let line = api.says("the API listens").await;
         let (_, address) = line.split_once("address=").expect("it says where");
         let ada = Person::new(&format!("http://{}", address.trim()), "ada");
-        Self { ada, api, worker, _folder: folder }
+        Self {
+            ada,
+            api,
+            worker,
+            _folder: folder,
+        }
     }
 
     /// Stops both in order, which they must have lived to see; what the API and the worker said.

@@ -37,12 +37,19 @@ pub async fn run(store: Store, stop: CancellationToken) {
 async fn tick(store: &Store, sweep: bool) -> Result<bool, StoreError> {
     let reaped = store.reap(BATCH).await?;
     if reaped > 0 {
-        info!(count = reaped, "took steps away from workers whose lease had expired");
+        info!(
+            count = reaped,
+            "took steps away from workers whose lease had expired"
+        );
     }
-    let due = store.admit_due(i32::try_from(BATCH).unwrap_or(i32::MAX)).await?;
+    let due = store
+        .admit_due(i32::try_from(BATCH).unwrap_or(i32::MAX))
+        .await?;
     let expired = store.expire_waits(BATCH).await?;
     if sweep {
         store.admit_all().await?;
     }
-    Ok([reaped, due, expired].into_iter().any(|count| i64::try_from(count).is_ok_and(|count| count >= BATCH)))
+    Ok([reaped, due, expired]
+        .into_iter()
+        .any(|count| i64::try_from(count).is_ok_and(|count| count >= BATCH)))
 }

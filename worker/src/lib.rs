@@ -46,7 +46,11 @@ impl Default for WorkerConfig {
 }
 
 /// Works until `stop`, then lets running steps finish for the grace period and gives back the rest.
-pub async fn run(store: Store, config: WorkerConfig, stop: CancellationToken) -> Result<(), LlmError> {
+pub async fn run(
+    store: Store,
+    config: WorkerConfig,
+    stop: CancellationToken,
+) -> Result<(), LlmError> {
     let router = llm::Router::new(config.vendors)?;
     let abandon = CancellationToken::new();
     let duties = tokio::spawn(duty::run(store.clone(), stop.clone()));
@@ -58,8 +62,15 @@ pub async fn run(store: Store, config: WorkerConfig, stop: CancellationToken) ->
         planning_timeout: config.planning_timeout,
         step_timeout: config.step_timeout,
     });
-    let options = ClaimOptions { places: config.places, drain: stop, abandon };
-    pool::run(store, options, move |step| run::step(Arc::clone(&runner), step)).await;
+    let options = ClaimOptions {
+        places: config.places,
+        drain: stop,
+        abandon,
+    };
+    pool::run(store, options, move |step| {
+        run::step(Arc::clone(&runner), step)
+    })
+    .await;
     deadline.abort();
     // The duties end with `stop`; what they return is nothing.
     let _ = duties.await;

@@ -30,7 +30,10 @@ where
         end.cancel();
         Poll::Ready(None)
     });
-    let steps = claims(store, options).chain(last).map(Ok::<_, Infallible>).boxed();
+    let steps = claims(store, options)
+        .chain(last)
+        .map(Ok::<_, Infallible>)
+        .boxed();
     let worker = WorkerBuilder::new("codelab")
         .backend(steps)
         .catch_panic()
@@ -38,7 +41,9 @@ where
         .parallelize(tokio::spawn)
         .build(move |step: ClaimedStep| handler(step));
     // Boxed here: its type is too deep for the compiler to see from a caller that it may be sent.
-    let running = worker.run_until(ended.cancelled_owned().map(Ok::<_, WorkerError>)).boxed();
+    let running = worker
+        .run_until(ended.cancelled_owned().map(Ok::<_, WorkerError>))
+        .boxed();
     Box::pin(async move {
         if let Err(error) = running.await {
             error!(%error, "apalis gave up; the process has to be started anew");

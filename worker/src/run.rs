@@ -72,7 +72,8 @@ pub async fn step(runner: Arc<Runner>, step: ClaimedStep) {
 impl Runner {
     /// The vendor and the bare name of a configured model.
     pub fn model(&self, configured: Option<&str>) -> Result<(Arc<dyn Llm>, String), LlmError> {
-        self.router.for_model(configured.unwrap_or(&self.default_model))
+        self.router
+            .for_model(configured.unwrap_or(&self.default_model))
     }
 }
 
@@ -93,11 +94,20 @@ fn of_error(claim: &Claim, error: &RunError) -> Outcome {
         }
         RunError::Store(store) if store.is_passing() => {
             let message = "the database did not answer while the step ran";
-            (StepError::new(ErrorClass::Transient, "store_unavailable", message), Some(backoff(claim.attempt)))
+            (
+                StepError::new(ErrorClass::Transient, "store_unavailable", message),
+                Some(backoff(claim.attempt)),
+            )
         }
         RunError::Store(store) => {
             warn!(step.id = %claim.id, error = %store, "a step could not read what it needs");
-            (StepError::bug("store_failed", "the step's data could not be read; see the worker's log"), None)
+            (
+                StepError::bug(
+                    "store_failed",
+                    "the step's data could not be read; see the worker's log",
+                ),
+                None,
+            )
         }
         RunError::Step(error) => (error.clone(), None),
     };
@@ -109,7 +119,11 @@ fn of_error(claim: &Claim, error: &RunError) -> Outcome {
 
 fn retry(claim: &Claim, after: Duration, error: StepError) -> Outcome {
     let last_words = apology(claim, &error);
-    Outcome::Retry { after, error, last_words }
+    Outcome::Retry {
+        after,
+        error,
+        last_words,
+    }
 }
 
 fn failed_for_good(claim: &Claim, error: StepError) -> Outcome {
@@ -122,13 +136,20 @@ fn apology(claim: &Claim, error: &StepError) -> Option<Reply> {
     let owes = claim.spec.as_ref().is_some_and(|spec| spec.answers);
     owes.then(|| Reply {
         id: engine::id::MessageId::new(),
-        content: format!("I could not answer this. {} ({})", sentence(&error.message), error.code),
+        content: format!(
+            "I could not answer this. {} ({})",
+            sentence(&error.message),
+            error.code
+        ),
     })
 }
 
 fn sentence(fragment: &str) -> String {
     let mut letters = fragment.chars();
-    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    let first = letters
+        .next()
+        .map(|letter| letter.to_uppercase().to_string())
+        .unwrap_or_default();
     format!("{first}{}.", letters.as_str().trim_end_matches('.'))
 }
 

@@ -81,12 +81,18 @@ fn three() -> i64 {
 }
 
 fn is_model<C>(model: &str, _: &C) -> garde::Result {
-    let named = model.split_once('/').is_some_and(|(provider, model)| !provider.is_empty() && !model.is_empty());
-    let plain = !model.chars().any(|letter| letter.is_whitespace() || letter.is_control());
+    let named = model
+        .split_once('/')
+        .is_some_and(|(provider, model)| !provider.is_empty() && !model.is_empty());
+    let plain = !model
+        .chars()
+        .any(|letter| letter.is_whitespace() || letter.is_control());
     if named && plain && model.len() <= MODEL_BYTES {
         return Ok(());
     }
-    Err(garde::Error::new("write the model as provider/model, without spaces, in at most 200 bytes"))
+    Err(garde::Error::new(
+        "write the model as provider/model, without spaces, in at most 200 bytes",
+    ))
 }
 
 fn is_small<C>(script: &Value, _: &C) -> garde::Result {
@@ -125,7 +131,9 @@ impl From<AgentConfig> for agent::AgentConfig {
             about: config.about,
             max_concurrency: u8::try_from(config.max_concurrency).unwrap_or(1),
             temperature: config.temperature,
-            max_tokens: config.max_tokens.and_then(|tokens| u32::try_from(tokens).ok()),
+            max_tokens: config
+                .max_tokens
+                .and_then(|tokens| u32::try_from(tokens).ok()),
             script: config.script,
         }
     }

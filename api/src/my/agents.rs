@@ -79,7 +79,9 @@ fn is_name<C>(name: &str, _: &C) -> garde::Result {
         return Err(garde::Error::new("a name has no control characters"));
     }
     match name.trim().chars().count() {
-        0 => Err(garde::Error::new("a name has at least one character that can be seen")),
+        0 => Err(garde::Error::new(
+            "a name has at least one character that can be seen",
+        )),
         1..=NAME_LIMIT => Ok(()),
         _ => Err(garde::Error::new("length is greater than 100")),
     }
@@ -103,26 +105,54 @@ impl From<agent::Agent> for Agent {
 #[utoipa::path(post, path = "/agents/", operation_id = "create_agent", tag = "agents", request_body = AgentInput, responses(
     (status = 201, description = "The agent", body = Agent, headers(("Location" = String, description = "Where it is"))),
     (status = 409, description = "An agent of yours has this name", body = ProblemBody, content_type = "application/problem+json")))]
-pub(crate) async fn create(State(app): State<App>, caller: Caller, Json(input): Json<AgentInput>) -> Result<impl IntoResponse, Problem> {
-    let agent = app.store.create_agent(caller.scope, input.name.trim(), &input.config.into()).await?;
+pub(crate) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Json(input): Json<AgentInput>,
+) -> Result<impl IntoResponse, Problem> {
+    let agent = app
+        .store
+        .create_agent(caller.scope, input.name.trim(), &input.config.into())
+        .await?;
     let location = format!("/my/agents/{}/", agent.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(Agent::from(agent))))
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        Json(Agent::from(agent)),
+    ))
 }
 
 /// Your agents, newest first.
 #[utoipa::path(get, path = "/agents/", operation_id = "list_agents", tag = "agents", params(PageQuery), responses(
     (status = 200, description = "A page of agents", body = Page<Agent>)))]
-pub(crate) async fn list(State(app): State<App>, caller: Caller, Query(page): Query<PageQuery>) -> Result<Json<Page<Agent>>, Problem> {
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<Page<Agent>>, Problem> {
     let limit = page.limit()?;
-    let found = app.store.agents(caller.scope, page.cursor()?, page::rows(limit)).await?;
-    Ok(Json(Page::of(found, limit, |agent| agent.id.0.simple().to_string())))
+    let found = app
+        .store
+        .agents(caller.scope, page.cursor()?, page::rows(limit))
+        .await?;
+    Ok(Json(Page::of(found, limit, |agent| {
+        agent.id.0.simple().to_string()
+    })))
 }
 
 /// One agent.
 #[utoipa::path(get, path = "/agents/{id}/", operation_id = "get_agent", tag = "agents", params(("id" = Uuid, Path, description = "The agent")), responses(
     (status = 200, description = "The agent", body = Agent)))]
-pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<AgentId>) -> Result<Json<Agent>, Problem> {
-    let agent = app.store.agent(caller.scope, id).await?.ok_or_else(Problem::not_found)?;
+pub(crate) async fn read(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<AgentId>,
+) -> Result<Json<Agent>, Problem> {
+    let agent = app
+        .store
+        .agent(caller.scope, id)
+        .await?
+        .ok_or_else(Problem::not_found)?;
     Ok(Json(agent.into()))
 }
 
@@ -132,9 +162,15 @@ pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<
     (status = 200, description = "The agent in its new version", body = Agent),
     (status = 409, description = "An agent of yours has this name", body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn replace(
-    State(app): State<App>, caller: Caller, Path(id): Path<AgentId>, Json(input): Json<AgentInput>,
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<AgentId>,
+    Json(input): Json<AgentInput>,
 ) -> Result<Json<Agent>, Problem> {
-    let agent = app.store.update_agent(caller.scope, id, input.name.trim(), &input.config.into()).await?;
+    let agent = app
+        .store
+        .update_agent(caller.scope, id, input.name.trim(), &input.config.into())
+        .await?;
     Ok(Json(agent.ok_or_else(Problem::not_found)?.into()))
 }
 
@@ -144,18 +180,33 @@ pub(crate) async fn replace(
     (status = 200, description = "The agent in its new version", body = Agent),
     (status = 409, description = "An agent of yours has this name", body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn change(
-    State(app): State<App>, caller: Caller, Path(id): Path<AgentId>, Json(patch): Json<AgentPatch>,
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<AgentId>,
+    Json(patch): Json<AgentPatch>,
 ) -> Result<Json<Agent>, Problem> {
     for _ in 0..CHANGE_ATTEMPTS {
-        let known = app.store.agent(caller.scope, id).await?.ok_or_else(Problem::not_found)?;
+        let known = app
+            .store
+            .agent(caller.scope, id)
+            .await?
+            .ok_or_else(Problem::not_found)?;
         let name = patch.name.as_deref().map_or(known.name.as_str(), str::trim);
         let config = merged(known.config.into(), &patch.config)?;
         // None: it was changed since it was read. Its newest version is the one to change.
-        if let Some(agent) = app.store.update_agent_from(caller.scope, known.version, id, name, &config.into()).await? {
+        if let Some(agent) = app
+            .store
+            .update_agent_from(caller.scope, known.version, id, name, &config.into())
+            .await?
+        {
             return Ok(Json(agent.into()));
         }
     }
-    Err(Problem::new(Code::Unavailable, "others are changing this agent; try again").retry_after(1))
+    Err(Problem::new(
+        Code::Unavailable,
+        "others are changing this agent; try again",
+    )
+    .retry_after(1))
 }
 
 /// The configuration with some fields set anew.
@@ -166,7 +217,11 @@ fn merged(known: AgentConfig, changes: &Map<String, Value>) -> Result<AgentConfi
         _ => Map::new(),
     };
     for (field, value) in changes {
-        if value.is_null() { fields.remove(field) } else { fields.insert(field.clone(), value.clone()) };
+        if value.is_null() {
+            fields.remove(field)
+        } else {
+            fields.insert(field.clone(), value.clone())
+        };
     }
     extract::decode_at(Value::Object(fields), "/config")
 }
@@ -174,6 +229,14 @@ fn merged(known: AgentConfig, changes: &Map<String, Value>) -> Result<AgentConfi
 /// Retires an agent: its name is free again, and steps that still wait for it fail when their turn comes.
 #[utoipa::path(delete, path = "/agents/{id}/", operation_id = "delete_agent", tag = "agents", params(("id" = Uuid, Path, description = "The agent")), responses(
     (status = 204, description = "It is gone")))]
-pub(crate) async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<AgentId>) -> Result<StatusCode, Problem> {
-    if app.store.delete_agent(caller.scope, id).await? { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found()) }
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<AgentId>,
+) -> Result<StatusCode, Problem> {
+    if app.store.delete_agent(caller.scope, id).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::not_found())
+    }
 }

@@ -68,12 +68,30 @@ pub(crate) struct FeedQuery {
     (status = 200, description = "Events, until one side hangs up", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
     (status = 429, description = "Too many streams are open", body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn of_session(
-    State(app): State<App>, caller: Caller, Path(session): Path<SessionId>, Query(query): Query<SessionFeedQuery>, headers: HeaderMap,
+    State(app): State<App>,
+    caller: Caller,
+    Path(session): Path<SessionId>,
+    Query(query): Query<SessionFeedQuery>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let after = cursor(&headers, query.after.as_deref())?;
     let types = list(query.types.as_deref(), "types", type_name)?;
-    app.store.session(caller.scope, session).await?.ok_or_else(Problem::not_found)?;
-    stream(&app, caller, &headers, after, Filter { session: Some(session), sessions: None, types }).await
+    app.store
+        .session(caller.scope, session)
+        .await?
+        .ok_or_else(Problem::not_found)?;
+    stream(
+        &app,
+        caller,
+        &headers,
+        after,
+        Filter {
+            session: Some(session),
+            sessions: None,
+            types,
+        },
+    )
+    .await
 }
 
 /// Your feed: all conversations, and the plans that belong to none. As the feed of one conversation otherwise.
@@ -83,22 +101,49 @@ pub(crate) async fn of_session(
     (status = 200, description = "Events, until one side hangs up", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
     (status = 429, description = "Too many streams are open", body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn of_person(
-    State(app): State<App>, caller: Caller, Query(query): Query<FeedQuery>, headers: HeaderMap,
+    State(app): State<App>,
+    caller: Caller,
+    Query(query): Query<FeedQuery>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let after = cursor(&headers, query.after.as_deref())?;
     let types = list(query.types.as_deref(), "types", type_name)?;
-    let sessions = list(query.sessions.as_deref(), "sessions", |session| session.parse().ok())?;
-    stream(&app, caller, &headers, after, Filter { session: None, sessions, types }).await
+    let sessions = list(query.sessions.as_deref(), "sessions", |session| {
+        session.parse().ok()
+    })?;
+    stream(
+        &app,
+        caller,
+        &headers,
+        after,
+        Filter {
+            session: None,
+            sessions,
+            types,
+        },
+    )
+    .await
 }
 
-async fn stream(app: &App, caller: Caller, headers: &HeaderMap, after: Option<Cursor>, filter: Filter) -> Result<Response, Problem> {
+async fn stream(
+    app: &App,
+    caller: Caller,
+    headers: &HeaderMap,
+    after: Option<Cursor>,
+    filter: Filter,
+) -> Result<Response, Problem> {
     let format = format_of(headers);
     let listener = app.hub.join(caller.scope, Purpose::Stream).map_err(|_| {
-        let detail = format!("you have {} streams open; close one first", app.config.max_streams_per_user);
+        let detail = format!(
+            "you have {} streams open; close one first",
+            app.config.max_streams_per_user
+        );
         Problem::new(Code::TooManyStreams, detail).retry_after(5)
     })?;
     let position = begin(app, caller, &listener, after).await?;
-    let left = (caller.expires_at - Utc::now()).to_std().unwrap_or_default();
+    let left = (caller.expires_at - Utc::now())
+        .to_std()
+        .unwrap_or_default();
     let order = Order {
         scope: caller.scope,
         filter,
@@ -109,18 +154,33 @@ async fn stream(app: &App, caller: Caller, headers: &HeaderMap, after: Option<Cu
         stop: app.stop.clone(),
     };
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(match format {
-            Format::Sse => "text/event-stream",
-            Format::NdJson => "application/x-ndjson",
-        })),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(match format {
+                Format::Sse => "text/event-stream",
+                Format::NdJson => "application/x-ndjson",
+            }),
+        ),
+        (
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("no-cache, no-transform"),
+        ),
         (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
     ];
-    Ok((headers, Body::from_stream(sse::chunks(app.store.clone(), listener, order))).into_response())
+    Ok((
+        headers,
+        Body::from_stream(sse::chunks(app.store.clone(), listener, order)),
+    )
+        .into_response())
 }
 
 /// The seq to begin after. Postgres is asked for the newest one where nothing here knows better.
-async fn begin(app: &App, caller: Caller, listener: &Listener, after: Option<Cursor>) -> Result<i64, Problem> {
+async fn begin(
+    app: &App,
+    caller: Caller,
+    listener: &Listener,
+    after: Option<Cursor>,
+) -> Result<i64, Problem> {
     if let Some(Cursor { seq, .. }) = after
         && listener.is_live()
         && seq <= listener.position()
@@ -130,7 +190,9 @@ async fn begin(app: &App, caller: Caller, listener: &Listener, after: Option<Cur
     let newest = app.store.last_seq(caller.scope).await?;
     listener.start_after(newest);
     match after {
-        Some(Cursor { seq, origin }) if seq > newest => Err(origin.refuse("future_cursor", "there is no event of that seq yet")),
+        Some(Cursor { seq, origin }) if seq > newest => {
+            Err(origin.refuse("future_cursor", "there is no event of that seq yet"))
+        }
         after => Ok(after.map_or(newest, |cursor| cursor.seq)),
     }
 }
@@ -167,27 +229,50 @@ fn cursor(headers: &HeaderMap, query: Option<&str>) -> Result<Option<Cursor>, Pr
         (None, None) => return Ok(None),
     };
     // Digits only: a number's parser would also take a sign.
-    let seq = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-    seq.map(|seq| Some(Cursor { seq, origin })).ok_or_else(|| origin.refuse("bad_cursor", "give the seq of an event, or 0"))
+    let seq = text
+        .parse()
+        .ok()
+        .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    seq.map(|seq| Some(Cursor { seq, origin }))
+        .ok_or_else(|| origin.refuse("bad_cursor", "give the seq of an event, or 0"))
 }
 
-fn list<T>(text: Option<&str>, parameter: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<Vec<T>>, Problem> {
+fn list<T>(
+    text: Option<&str>,
+    parameter: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Option<Vec<T>>, Problem> {
     let Some(text) = text else { return Ok(None) };
     let items: Option<Vec<T>> = text.split(',').map(|item| read(item.trim())).collect();
     match items {
         Some(items) if items.len() <= FILTER_LIMIT => Ok(Some(items)),
-        Some(_) => Err(Problem::query(parameter, "too_long", format!("name at most {FILTER_LIMIT}"))),
-        None => Err(Problem::query(parameter, "wrong_value", "this is not a list separated by commas")),
+        Some(_) => Err(Problem::query(
+            parameter,
+            "too_long",
+            format!("name at most {FILTER_LIMIT}"),
+        )),
+        None => Err(Problem::query(
+            parameter,
+            "wrong_value",
+            "this is not a list separated by commas",
+        )),
     }
 }
 
 fn type_name(name: &str) -> Option<String> {
-    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     (plain && (1..=64).contains(&name.len())).then(|| name.to_owned())
 }
 
 fn format_of(headers: &HeaderMap) -> Format {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let lines = accepted.flat_map(|value| value.split(',')).any(|kind| kind.trim().starts_with("application/x-ndjson"));
+    let accepted = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let lines = accepted
+        .flat_map(|value| value.split(','))
+        .any(|kind| kind.trim().starts_with("application/x-ndjson"));
     if lines { Format::NdJson } else { Format::Sse }
 }

@@ -25,7 +25,8 @@ use crate::{
 };
 
 /// Scripts in a picture's words must stay words, also when it is opened by itself.
-const PICTURE_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
+const PICTURE_POLICY: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
 
 /// Which form.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -86,12 +87,23 @@ impl Form {
         if let Some(form) = query.format {
             return Ok(form);
         }
-        let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let mut kinds = accepted.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next().unwrap_or_default().trim()).peekable();
+        let accepted = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        let mut kinds = accepted
+            .flat_map(|value| value.split(','))
+            .map(|kind| kind.split(';').next().unwrap_or_default().trim())
+            .peekable();
         if kinds.peek().is_none() {
             return Ok(Self::Json);
         }
-        let not_acceptable = || Problem::new(Code::NotAcceptable, "a graph comes as json, mermaid, dot or svg");
+        let not_acceptable = || {
+            Problem::new(
+                Code::NotAcceptable,
+                "a graph comes as json, mermaid, dot or svg",
+            )
+        };
         kinds.find_map(Self::of_kind).ok_or_else(not_acceptable)
     }
 
@@ -121,15 +133,26 @@ impl Form {
         (Graph = "application/json"), (String = "text/vnd.mermaid"), (String = "text/vnd.graphviz"), (String = "image/svg+xml"))),
     (status = 406, description = "None of the accepted forms exists", body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn read(
-    State(app): State<App>, caller: Caller, Path(id): Path<PlanId>, Query(query): Query<GraphQuery>, headers: HeaderMap,
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<PlanId>,
+    Query(query): Query<GraphQuery>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let form = Form::chosen(&query, &headers)?;
-    let plan = app.store.plan(caller.scope, id).await?.ok_or_else(Problem::not_found)?;
+    let plan = app
+        .store
+        .plan(caller.scope, id)
+        .await?
+        .ok_or_else(Problem::not_found)?;
     let steps = app.store.outline(caller.scope, id).await?;
     if form == Form::Json {
         return Ok(Json(graph(&plan, steps)).into_response());
     }
-    let picture = Picture { title: plan.goal.lines().next().unwrap_or_default().to_owned(), nodes: steps.into_iter().map(node).collect() };
+    let picture = Picture {
+        title: plan.goal.lines().next().unwrap_or_default().to_owned(),
+        nodes: steps.into_iter().map(node).collect(),
+    };
     // Two thousand boxes take a while to place; other requests go on meanwhile.
     let drawn = tokio::task::spawn_blocking(move || match form {
         Form::Json => String::new(),
@@ -137,14 +160,29 @@ pub(crate) async fn read(
         Form::Dot => picture.to_dot(),
         Form::Svg => picture.to_svg(),
     });
-    let drawn = drawn.await.map_err(|_| Problem::new(Code::Internal, "the picture could not be drawn"))?;
-    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(form.content_type())), (header::CONTENT_SECURITY_POLICY, PICTURE_POLICY)];
+    let drawn = drawn
+        .await
+        .map_err(|_| Problem::new(Code::Internal, "the picture could not be drawn"))?;
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(form.content_type()),
+        ),
+        (header::CONTENT_SECURITY_POLICY, PICTURE_POLICY),
+    ];
     Ok((headers, drawn).into_response())
 }
 
 fn graph(plan: &plan::Plan, steps: Vec<plan::Step>) -> Graph {
-    let edge = |to: &str, need: &plan::NeedView| GraphEdge { from: need.key.clone(), to: to.to_owned(), when: need.when };
-    let edges = steps.iter().flat_map(|step| step.needs.iter().map(|need| edge(&step.key, need))).collect();
+    let edge = |to: &str, need: &plan::NeedView| GraphEdge {
+        from: need.key.clone(),
+        to: to.to_owned(),
+        when: need.when,
+    };
+    let edges = steps
+        .iter()
+        .flat_map(|step| step.needs.iter().map(|need| edge(&step.key, need)))
+        .collect();
     let node = |step: plan::Step| GraphNode {
         id: step.id.0,
         key: step.key,
@@ -153,15 +191,27 @@ fn graph(plan: &plan::Plan, steps: Vec<plan::Step>) -> Graph {
         state: step.state,
         attempt: step.attempt,
     };
-    Graph { plan_id: plan.id.0, goal: plan.goal.clone(), nodes: steps.into_iter().map(node).collect(), edges }
+    Graph {
+        plan_id: plan.id.0,
+        goal: plan.goal.clone(),
+        nodes: steps.into_iter().map(node).collect(),
+        edges,
+    }
 }
 
 fn node(step: plan::Step) -> PictureNode {
-    let took = step.started_at.zip(step.finished_at).map(|(started, finished)| {
-        let tenths = (finished - started).num_milliseconds() / 100;
-        format!("{}.{} s", tenths / 10, tenths % 10)
-    });
-    let note = if step.attempt > 1 && took.is_none() { Some(format!("attempt {}", step.attempt)) } else { took };
+    let took = step
+        .started_at
+        .zip(step.finished_at)
+        .map(|(started, finished)| {
+            let tenths = (finished - started).num_milliseconds() / 100;
+            format!("{}.{} s", tenths / 10, tenths % 10)
+        });
+    let note = if step.attempt > 1 && took.is_none() {
+        Some(format!("attempt {}", step.attempt))
+    } else {
+        took
+    };
     PictureNode {
         key: step.key,
         label: step.agent_name.unwrap_or_default(),

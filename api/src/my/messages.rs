@@ -103,7 +103,11 @@ pub(crate) struct Answer {
 }
 
 pub(crate) fn says_something<C>(text: &str, _: &C) -> garde::Result {
-    if text.trim().is_empty() { Err(garde::Error::new("there must be some text")) } else { Ok(()) }
+    if text.trim().is_empty() {
+        Err(garde::Error::new("there must be some text"))
+    } else {
+        Ok(())
+    }
 }
 
 impl From<store::Message> for Message {
@@ -136,13 +140,24 @@ impl From<store::Message> for Answer {
 #[utoipa::path(get, path = "/chat/{sid}/messages/", operation_id = "list_messages", tag = "chat", params(("sid" = Uuid, Path, description = "The conversation"), PageQuery),
     responses((status = 200, description = "A page of messages", body = Page<Message>)))]
 pub(crate) async fn list(
-    State(app): State<App>, caller: Caller, Path(session): Path<SessionId>, Query(page): Query<PageQuery>,
+    State(app): State<App>,
+    caller: Caller,
+    Path(session): Path<SessionId>,
+    Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<Message>>, Problem> {
     let limit = page.limit()?;
     let after: Option<MessageId> = page.cursor()?;
-    app.store.session(caller.scope, session).await?.ok_or_else(Problem::not_found)?;
-    let found = app.store.messages(caller.scope, session, after, page::rows(limit)).await?;
-    Ok(Json(Page::of(found, limit, |message| message.id.0.simple().to_string())))
+    app.store
+        .session(caller.scope, session)
+        .await?
+        .ok_or_else(Problem::not_found)?;
+    let found = app
+        .store
+        .messages(caller.scope, session, after, page::rows(limit))
+        .await?;
+    Ok(Json(Page::of(found, limit, |message| {
+        message.id.0.simple().to_string()
+    })))
 }
 
 /// Says something: to one agent, or to the whole team.
@@ -161,7 +176,11 @@ pub(crate) async fn list(
     (status = 503, description = "The agent has too much to do, or the service is not available", body = ProblemBody,
         content_type = "application/problem+json")))]
 pub(crate) async fn say(
-    State(app): State<App>, caller: Caller, Path(session): Path<SessionId>, headers: HeaderMap, Json(input): Json<MessageInput>,
+    State(app): State<App>,
+    caller: Caller,
+    Path(session): Path<SessionId>,
+    headers: HeaderMap,
+    Json(input): Json<MessageInput>,
 ) -> Result<Response, Problem> {
     let wait = wait_of(&headers).map(|wait| std::cmp::min(wait, app.config.wait_limit));
     let target = match &input.target_agent {
@@ -170,41 +189,99 @@ pub(crate) async fn say(
     };
     // Joined before the message is there, so that its end cannot be missed.
     let listener = wait.and_then(|_| app.hub.join(caller.scope, Purpose::Wait).ok());
-    let mode = if target.is_some() { PlanMode::Direct } else { PlanMode::Orchestrated };
-    let accepted = app.store.accept_message(caller.scope, &NewMessage { session, content: input.content, target }).await?;
+    let mode = if target.is_some() {
+        PlanMode::Direct
+    } else {
+        PlanMode::Orchestrated
+    };
+    let accepted = app
+        .store
+        .accept_message(
+            caller.scope,
+            &NewMessage {
+                session,
+                content: input.content,
+                target,
+            },
+        )
+        .await?;
     let (plan, message, cursor) = taken_in(accepted)?;
-    let said = Said { message_id: message.map_or(Uuid::nil(), Uuid::from), plan_id: plan.0, mode, cursor };
-    let (Some(listener), Some(wait)) = (listener, wait) else { return Ok((StatusCode::ACCEPTED, Json(said)).into_response()) };
+    let said = Said {
+        message_id: message.map_or(Uuid::nil(), Uuid::from),
+        plan_id: plan.0,
+        mode,
+        cursor,
+    };
+    let (Some(listener), Some(wait)) = (listener, wait) else {
+        return Ok((StatusCode::ACCEPTED, Json(said)).into_response());
+    };
     let Some(state) = ended(&app, caller, listener, plan, cursor, wait).await? else {
         return Ok((StatusCode::ACCEPTED, Json(said)).into_response());
     };
-    let answer = app.store.answer_of(caller.scope, session, plan).await?.map(Answer::from);
-    let Said { message_id, plan_id, mode, cursor } = said;
-    let applied = [(PREFERENCE_APPLIED, HeaderValue::from_str(&format!("wait={}", wait.as_secs())).ok())];
-    let headers: HeaderMap = applied.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-    Ok((StatusCode::OK, headers, Json(Answered { message_id, plan_id, mode, cursor, state, answer })).into_response())
+    let answer = app
+        .store
+        .answer_of(caller.scope, session, plan)
+        .await?
+        .map(Answer::from);
+    let Said {
+        message_id,
+        plan_id,
+        mode,
+        cursor,
+    } = said;
+    let applied = [(
+        PREFERENCE_APPLIED,
+        HeaderValue::from_str(&format!("wait={}", wait.as_secs())).ok(),
+    )];
+    let headers: HeaderMap = applied
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect();
+    Ok((
+        StatusCode::OK,
+        headers,
+        Json(Answered {
+            message_id,
+            plan_id,
+            mode,
+            cursor,
+            state,
+            answer,
+        }),
+    )
+        .into_response())
 }
 
 async fn agent_named(app: &App, caller: Caller, agent: &String) -> Result<AgentId, Problem> {
-    let found = app.store.resolve_agents(caller.scope, std::slice::from_ref(agent)).await?;
-    found
-        .into_iter()
-        .next()
-        .flatten()
-        .ok_or_else(|| Problem::new(Code::AgentNotFound, "you have no agent of the name or id that target_agent gives"))
+    let found = app
+        .store
+        .resolve_agents(caller.scope, std::slice::from_ref(agent))
+        .await?;
+    found.into_iter().next().flatten().ok_or_else(|| {
+        Problem::new(
+            Code::AgentNotFound,
+            "you have no agent of the name or id that target_agent gives",
+        )
+    })
 }
 
 /// What the store's verdict means to the one who asked.
 pub(crate) fn taken_in(accepted: Accepted) -> Result<(PlanId, Option<MessageId>, i64), Problem> {
     match accepted {
-        Accepted::Plan { plan, message, cursor } => Ok((plan, message, cursor)),
+        Accepted::Plan {
+            plan,
+            message,
+            cursor,
+        } => Ok((plan, message, cursor)),
         Accepted::NoSession => Err(Problem::not_found()),
         Accepted::SessionFull => {
-            let detail = "ten messages of this session wait for their turn already; wait for an answer";
+            let detail =
+                "ten messages of this session wait for their turn already; wait for an answer";
             Err(Problem::new(Code::SessionFull, detail).retry_after(2))
         }
         Accepted::AgentFull => {
-            let detail = "a hundred steps of this agent wait already; wait, or raise its max_concurrency";
+            let detail =
+                "a hundred steps of this agent wait already; wait, or raise its max_concurrency";
             Err(Problem::new(Code::AgentQueueFull, detail).retry_after(2))
         }
     }
@@ -212,12 +289,23 @@ pub(crate) fn taken_in(accepted: Accepted) -> Result<(PlanId, Option<MessageId>,
 
 /// How the plan ended, if it did in time. A stop of the process ends the wait early.
 async fn ended(
-    app: &App, caller: Caller, mut listener: Listener, plan: PlanId, cursor: i64, wait: Duration,
+    app: &App,
+    caller: Caller,
+    mut listener: Listener,
+    plan: PlanId,
+    cursor: i64,
+    wait: Duration,
 ) -> Result<Option<PlanState>, StoreError> {
     let deadline = Instant::now() + wait;
     let mut look = !listener.start_after(cursor);
     loop {
-        if look && let Some(known) = app.store.plan(caller.scope, plan).await?.filter(|known| known.state != PlanState::Active) {
+        if look
+            && let Some(known) = app
+                .store
+                .plan(caller.scope, plan)
+                .await?
+                .filter(|known| known.state != PlanState::Active)
+        {
             return Ok(Some(known.state));
         }
         look = tokio::select! {
@@ -236,11 +324,18 @@ async fn ended(
 
 /// RFC 7240; what is not understood is ignored, as it says.
 fn wait_of(headers: &HeaderMap) -> Option<Duration> {
-    let texts = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
-    let mut preferences = texts.flat_map(|text| text.split(',')).map(|preference| preference.split(';').next().unwrap_or_default());
+    let texts = headers
+        .get_all(PREFER)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut preferences = texts
+        .flat_map(|text| text.split(','))
+        .map(|preference| preference.split(';').next().unwrap_or_default());
     let seconds: u64 = preferences.find_map(|preference| {
         let (name, value) = preference.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').parse().ok())?
+        name.trim()
+            .eq_ignore_ascii_case("wait")
+            .then(|| value.trim().trim_matches('"').parse().ok())?
     })?;
     (seconds > 0).then(|| Duration::from_secs(seconds))
 }
@@ -251,10 +346,20 @@ mod tests {
 
     #[test]
     fn a_wait_is_read_from_among_other_preferences() {
-        let wait = |value: &'static str| wait_of(&HeaderMap::from_iter([(PREFER, HeaderValue::from_static(value))]));
+        let wait = |value: &'static str| {
+            wait_of(&HeaderMap::from_iter([(
+                PREFER,
+                HeaderValue::from_static(value),
+            )]))
+        };
         assert_eq!(wait("wait=5"), Some(Duration::from_secs(5)));
-        assert_eq!(wait("respond-async, Wait = \"7\" ;foo"), Some(Duration::from_secs(7)));
-        for odd in ["wait", "wait=", "wait=0", "wait=-1", "wait=1.5", "waits=5", ""] {
+        assert_eq!(
+            wait("respond-async, Wait = \"7\" ;foo"),
+            Some(Duration::from_secs(7))
+        );
+        for odd in [
+            "wait", "wait=", "wait=0", "wait=-1", "wait=1.5", "waits=5", "",
+        ] {
             assert_eq!(wait(odd), None, "{odd}");
         }
         assert_eq!(wait_of(&HeaderMap::new()), None);

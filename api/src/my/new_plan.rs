@@ -156,39 +156,91 @@ impl NeedInput {
         headers(("Location" = String, description = "Where it is"))),
     (status = 422, description = "Fields are wrong, or the graph is not one that can be carried out", body = ProblemBody,
         content_type = "application/problem+json")))]
-pub(crate) async fn create(State(app): State<App>, caller: Caller, Json(input): Json<PlanInput>) -> Result<impl IntoResponse, Problem> {
-    let mut errors = input.steps.iter().enumerate().filter_map(|(index, step)| step.misfit(index)).collect::<Vec<_>>();
+pub(crate) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Json(input): Json<PlanInput>,
+) -> Result<impl IntoResponse, Problem> {
+    let mut errors = input
+        .steps
+        .iter()
+        .enumerate()
+        .filter_map(|(index, step)| step.misfit(index))
+        .collect::<Vec<_>>();
     if let Err(broken) = graph::check(&input.nodes(), &Limits::EXPLICIT) {
         errors.extend(broken.iter().map(FieldError::from));
     }
     refuse(errors)?;
     let agents = agents_of(&app, caller.scope, &input.steps).await?;
-    let new = NewPlan { session: input.session_id.map(SessionId), steps: input.new_steps(&agents), goal: input.goal };
+    let new = NewPlan {
+        session: input.session_id.map(SessionId),
+        steps: input.new_steps(&agents),
+        goal: input.goal,
+    };
     let accepted = app.store.accept_plan(caller.scope, &new).await?;
     if accepted == Accepted::NoSession {
-        return Err(Problem::invalid(vec![FieldError::body("/session_id", "unknown_session", "you have no such session")]));
+        return Err(Problem::invalid(vec![FieldError::body(
+            "/session_id",
+            "unknown_session",
+            "you have no such session",
+        )]));
     }
     let (plan, ..) = taken_in(accepted)?;
-    let plan = app.store.plan(caller.scope, plan).await?.ok_or_else(Problem::not_found)?;
+    let plan = app
+        .store
+        .plan(caller.scope, plan)
+        .await?
+        .ok_or_else(Problem::not_found)?;
     let location = format!("/my/plans/{}/", plan.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(Plan::from(plan))))
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        Json(Plan::from(plan)),
+    ))
 }
 
 fn refuse(mut errors: Vec<FieldError>) -> Result<(), Problem> {
     errors.truncate(MAX_ERRORS);
-    if errors.is_empty() { Ok(()) } else { Err(Problem::invalid(errors)) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Problem::invalid(errors))
+    }
 }
 
 /// The agents that the steps name, all by one statement.
-async fn agents_of(app: &App, scope: UserScope, steps: &[StepInput]) -> Result<HashMap<String, AgentId>, Problem> {
-    let names: Vec<String> = steps.iter().filter_map(|step| step.agent.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+async fn agents_of(
+    app: &App,
+    scope: UserScope,
+    steps: &[StepInput],
+) -> Result<HashMap<String, AgentId>, Problem> {
+    let names: Vec<String> = steps
+        .iter()
+        .filter_map(|step| step.agent.clone())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
     if names.is_empty() {
         return Ok(HashMap::new());
     }
     let found = app.store.resolve_agents(scope, &names).await?;
-    let agents: HashMap<String, AgentId> = names.into_iter().zip(found).filter_map(|(name, id)| Some((name, id?))).collect();
-    let unknown = steps.iter().enumerate().filter(|(_, step)| step.agent.as_ref().is_some_and(|name| !agents.contains_key(name)));
-    let error = |index| FieldError::body(format!("/steps/{index}/agent"), "unknown_agent", "you have no agent of this name or id");
+    let agents: HashMap<String, AgentId> = names
+        .into_iter()
+        .zip(found)
+        .filter_map(|(name, id)| Some((name, id?)))
+        .collect();
+    let unknown = steps.iter().enumerate().filter(|(_, step)| {
+        step.agent
+            .as_ref()
+            .is_some_and(|name| !agents.contains_key(name))
+    });
+    let error = |index| {
+        FieldError::body(
+            format!("/steps/{index}/agent"),
+            "unknown_agent",
+            "you have no agent of this name or id",
+        )
+    };
     refuse(unknown.map(|(index, _)| error(index)).collect())?;
     Ok(agents)
 }
@@ -196,13 +248,31 @@ async fn agents_of(app: &App, scope: UserScope, steps: &[StepInput]) -> Result<H
 impl StepInput {
     /// What does not go with the kind of step.
     fn misfit(&self, index: usize) -> Option<FieldError> {
-        let error = |field: &str, code, detail| Some(FieldError::body(format!("/steps/{index}/{field}"), code, detail));
+        let error = |field: &str, code, detail| {
+            Some(FieldError::body(
+                format!("/steps/{index}/{field}"),
+                code,
+                detail,
+            ))
+        };
         match self.kind {
-            Kind::Agent if self.agent.is_none() => error("agent", "missing_field", "an agent step names its agent"),
-            Kind::Agent if self.seconds.is_some() => error("seconds", "misplaced_field", "only a timer has seconds"),
-            Kind::Timer if self.seconds.is_none() => error("seconds", "missing_field", "a timer says how many seconds it waits"),
-            Kind::Timer if self.agent.is_some() => error("agent", "misplaced_field", "a timer has no agent"),
-            Kind::Timer if self.prompt.is_some() => error("prompt", "misplaced_field", "a timer has no prompt"),
+            Kind::Agent if self.agent.is_none() => {
+                error("agent", "missing_field", "an agent step names its agent")
+            }
+            Kind::Agent if self.seconds.is_some() => {
+                error("seconds", "misplaced_field", "only a timer has seconds")
+            }
+            Kind::Timer if self.seconds.is_none() => error(
+                "seconds",
+                "missing_field",
+                "a timer says how many seconds it waits",
+            ),
+            Kind::Timer if self.agent.is_some() => {
+                error("agent", "misplaced_field", "a timer has no agent")
+            }
+            Kind::Timer if self.prompt.is_some() => {
+                error("prompt", "misplaced_field", "a timer has no prompt")
+            }
             Kind::Agent | Kind::Timer => None,
         }
     }
@@ -210,29 +280,45 @@ impl StepInput {
 
 impl PlanInput {
     fn nodes(&self) -> Vec<Node<'_>> {
-        let nodes = self.steps.iter().map(|step| Node { key: &step.key, needs: step.needs.iter().map(NeedInput::parts).collect() });
+        let nodes = self.steps.iter().map(|step| Node {
+            key: &step.key,
+            needs: step.needs.iter().map(NeedInput::parts).collect(),
+        });
         nodes.collect()
     }
 
     /// The steps with ids in place of names; the graph has been checked.
     fn new_steps(&self, agents: &HashMap<String, AgentId>) -> Vec<NewStep> {
-        let ids: HashMap<&str, StepId> = self.steps.iter().map(|step| (step.key.as_str(), StepId::new())).collect();
+        let ids: HashMap<&str, StepId> = self
+            .steps
+            .iter()
+            .map(|step| (step.key.as_str(), StepId::new()))
+            .collect();
         let need = |need: &NeedInput| {
             let (key, when) = need.parts();
             ids.get(key).map(|id| NewNeed { id: *id, when })
         };
         let step = |input: &StepInput| NewStep {
-            id: ids.get(input.key.as_str()).copied().unwrap_or_else(StepId::new),
+            id: ids
+                .get(input.key.as_str())
+                .copied()
+                .unwrap_or_else(StepId::new),
             key: input.key.clone(),
             kind: match input.kind {
                 Kind::Agent => step::StepKind::Agent,
                 Kind::Timer => step::StepKind::Timer,
             },
-            agent_id: input.agent.as_ref().and_then(|name| agents.get(name)).copied(),
+            agent_id: input
+                .agent
+                .as_ref()
+                .and_then(|name| agents.get(name))
+                .copied(),
             spec: StepSpec {
                 prompt: input.prompt.clone(),
                 answers: false,
-                seconds: input.seconds.and_then(|seconds| u32::try_from(seconds).ok()),
+                seconds: input
+                    .seconds
+                    .and_then(|seconds| u32::try_from(seconds).ok()),
             },
             max_failures: None,
             needs: input.needs.iter().filter_map(need).collect(),

@@ -7,7 +7,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{App, auth::Caller, extract::Json, my::agent_config::OrchestratorConfig, problem::Problem};
+use crate::{
+    App, auth::Caller, extract::Json, my::agent_config::OrchestratorConfig, problem::Problem,
+};
 
 /// The planner as it stands.
 #[derive(Debug, Serialize, ToSchema)]
@@ -36,9 +38,17 @@ impl From<agent::Orchestrator> for Orchestrator {
 /// Your planner.
 #[utoipa::path(get, path = "/orchestrator/", operation_id = "get_orchestrator", tag = "orchestrator", responses(
     (status = 200, description = "The planner", body = Orchestrator)))]
-pub(crate) async fn read(State(app): State<App>, caller: Caller) -> Result<Json<Orchestrator>, Problem> {
-    let defaults =
-        || Orchestrator { id: None, version: 0, config: agent::OrchestratorConfig::default().into(), created_at: None, updated_at: None };
+pub(crate) async fn read(
+    State(app): State<App>,
+    caller: Caller,
+) -> Result<Json<Orchestrator>, Problem> {
+    let defaults = || Orchestrator {
+        id: None,
+        version: 0,
+        config: agent::OrchestratorConfig::default().into(),
+        created_at: None,
+        updated_at: None,
+    };
     let known = app.store.orchestrator(caller.scope).await?;
     Ok(Json(known.map_or_else(defaults, Orchestrator::from)))
 }
@@ -47,7 +57,14 @@ pub(crate) async fn read(State(app): State<App>, caller: Caller) -> Result<Json<
 #[utoipa::path(put, path = "/orchestrator/", operation_id = "replace_orchestrator", tag = "orchestrator", request_body = OrchestratorConfig, responses(
     (status = 200, description = "The planner in its new version", body = Orchestrator)))]
 pub(crate) async fn replace(
-    State(app): State<App>, caller: Caller, Json(config): Json<OrchestratorConfig>,
+    State(app): State<App>,
+    caller: Caller,
+    Json(config): Json<OrchestratorConfig>,
 ) -> Result<Json<Orchestrator>, Problem> {
-    Ok(Json(app.store.put_orchestrator(caller.scope, &config.into()).await?.into()))
+    Ok(Json(
+        app.store
+            .put_orchestrator(caller.scope, &config.into())
+            .await?
+            .into(),
+    ))
 }

@@ -83,17 +83,34 @@ impl From<plan::Plan> for Plan {
 /// Your plans, newest first.
 #[utoipa::path(get, path = "/plans/", operation_id = "list_plans", tag = "plans", params(PageQuery), responses(
     (status = 200, description = "A page of plans", body = Page<Plan>)))]
-pub(crate) async fn list(State(app): State<App>, caller: Caller, Query(page): Query<PageQuery>) -> Result<Json<Page<Plan>>, Problem> {
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<Page<Plan>>, Problem> {
     let limit = page.limit()?;
-    let found = app.store.plans(caller.scope, page.cursor()?, page::rows(limit)).await?;
-    Ok(Json(Page::of(found, limit, |plan| plan.id.0.simple().to_string())))
+    let found = app
+        .store
+        .plans(caller.scope, page.cursor()?, page::rows(limit))
+        .await?;
+    Ok(Json(Page::of(found, limit, |plan| {
+        plan.id.0.simple().to_string()
+    })))
 }
 
 /// One plan.
 #[utoipa::path(get, path = "/plans/{id}/", operation_id = "get_plan", tag = "plans", params(("id" = Uuid, Path, description = "The plan")), responses(
     (status = 200, description = "The plan", body = Plan)))]
-pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<PlanId>) -> Result<Json<Plan>, Problem> {
-    let plan = app.store.plan(caller.scope, id).await?.ok_or_else(Problem::not_found)?;
+pub(crate) async fn read(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<PlanId>,
+) -> Result<Json<Plan>, Problem> {
+    let plan = app
+        .store
+        .plan(caller.scope, id)
+        .await?
+        .ok_or_else(Problem::not_found)?;
     Ok(Json(plan.into()))
 }
 
@@ -101,16 +118,33 @@ pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<
 #[utoipa::path(post, path = "/plans/{id}/cancel/", operation_id = "cancel_plan", tag = "plans", params(("id" = Uuid, Path, description = "The plan")), responses(
     (status = 202, description = "It is cancelled, or will be when its running steps have ended", body = Cancellation),
     (status = 409, description = "The plan has ended otherwise", body = ProblemBody, content_type = "application/problem+json")))]
-pub(crate) async fn cancel(State(app): State<App>, caller: Caller, Path(id): Path<PlanId>) -> Result<impl IntoResponse, Problem> {
-    let done = Cancellation { state: PlanState::Cancelled, phase: Phase::Done };
+pub(crate) async fn cancel(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<PlanId>,
+) -> Result<impl IntoResponse, Problem> {
+    let done = Cancellation {
+        state: PlanState::Cancelled,
+        phase: Phase::Done,
+    };
     let cancellation = match app.store.cancel_plan(caller.scope, id).await? {
         Cancelled::Done => done,
-        Cancelled::Underway => Cancellation { state: PlanState::Active, phase: Phase::Cancelling },
+        Cancelled::Underway => Cancellation {
+            state: PlanState::Active,
+            phase: Phase::Cancelling,
+        },
         Cancelled::Gone => return Err(Problem::not_found()),
         Cancelled::AlreadyClosed => {
-            let plan = app.store.plan(caller.scope, id).await?.ok_or_else(Problem::not_found)?;
+            let plan = app
+                .store
+                .plan(caller.scope, id)
+                .await?
+                .ok_or_else(Problem::not_found)?;
             if plan.state != PlanState::Cancelled {
-                let detail = format!("the plan has ended ({}) and cannot be cancelled", plan.state.as_str());
+                let detail = format!(
+                    "the plan has ended ({}) and cannot be cancelled",
+                    plan.state.as_str()
+                );
                 return Err(Problem::new(Code::PlanClosed, detail));
             }
             done

@@ -86,27 +86,53 @@ impl From<store::Session> for Session {
 #[utoipa::path(post, path = "/chat/sessions/", operation_id = "create_session", tag = "chat", request_body = SessionInput, responses(
     (status = 201, description = "The conversation", body = Session, headers(("Location" = String, description = "Where it is")))))]
 pub(crate) async fn create(
-    State(app): State<App>, caller: Caller, Json(input): Json<SessionInput>,
+    State(app): State<App>,
+    caller: Caller,
+    Json(input): Json<SessionInput>,
 ) -> Result<impl IntoResponse, Problem> {
-    let session = app.store.create_session(caller.scope, input.title.as_deref()).await?;
+    let session = app
+        .store
+        .create_session(caller.scope, input.title.as_deref())
+        .await?;
     let location = format!("/my/chat/sessions/{}/", session.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(Session::from(session))))
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        Json(Session::from(session)),
+    ))
 }
 
 /// Your conversations, newest first.
 #[utoipa::path(get, path = "/chat/sessions/", operation_id = "list_sessions", tag = "chat", params(PageQuery), responses(
     (status = 200, description = "A page of conversations", body = Page<Session>)))]
-pub(crate) async fn list(State(app): State<App>, caller: Caller, Query(page): Query<PageQuery>) -> Result<Json<Page<Session>>, Problem> {
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<Page<Session>>, Problem> {
     let limit = page.limit()?;
-    let found = app.store.sessions(caller.scope, page.cursor()?, page::rows(limit)).await?;
-    Ok(Json(Page::of(found, limit, |session| session.id.0.simple().to_string())))
+    let found = app
+        .store
+        .sessions(caller.scope, page.cursor()?, page::rows(limit))
+        .await?;
+    Ok(Json(Page::of(found, limit, |session| {
+        session.id.0.simple().to_string()
+    })))
 }
 
 /// One conversation.
 #[utoipa::path(get, path = "/chat/sessions/{sid}/", operation_id = "get_session", tag = "chat", params(("sid" = Uuid, Path, description = "The conversation")), responses(
     (status = 200, description = "The conversation", body = Session)))]
-pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<SessionId>) -> Result<Json<Session>, Problem> {
-    let session = app.store.session(caller.scope, id).await?.ok_or_else(Problem::not_found)?;
+pub(crate) async fn read(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<SessionId>,
+) -> Result<Json<Session>, Problem> {
+    let session = app
+        .store
+        .session(caller.scope, id)
+        .await?
+        .ok_or_else(Problem::not_found)?;
     Ok(Json(session.into()))
 }
 
@@ -115,10 +141,17 @@ pub(crate) async fn read(State(app): State<App>, caller: Caller, Path(id): Path<
     request_body = SessionPatch, responses(
     (status = 200, description = "The conversation", body = Session)))]
 pub(crate) async fn change(
-    State(app): State<App>, caller: Caller, Path(id): Path<SessionId>, Json(patch): Json<SessionPatch>,
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<SessionId>,
+    Json(patch): Json<SessionPatch>,
 ) -> Result<Json<Session>, Problem> {
     let session = match patch.title {
-        Change::To(title) => app.store.rename_session(caller.scope, id, title.as_deref()).await?,
+        Change::To(title) => {
+            app.store
+                .rename_session(caller.scope, id, title.as_deref())
+                .await?
+        }
         Change::Keep => app.store.session(caller.scope, id).await?,
     };
     Ok(Json(session.ok_or_else(Problem::not_found)?.into()))
@@ -127,6 +160,14 @@ pub(crate) async fn change(
 /// Closes a conversation and cancels its open plans.
 #[utoipa::path(delete, path = "/chat/sessions/{sid}/", operation_id = "delete_session", tag = "chat", params(("sid" = Uuid, Path, description = "The conversation")), responses(
     (status = 204, description = "It is closed")))]
-pub(crate) async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<SessionId>) -> Result<StatusCode, Problem> {
-    if app.store.delete_session(caller.scope, id).await? { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found()) }
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<SessionId>,
+) -> Result<StatusCode, Problem> {
+    if app.store.delete_session(caller.scope, id).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::not_found())
+    }
 }

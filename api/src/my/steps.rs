@@ -74,7 +74,10 @@ pub(crate) struct Wait {
 
 impl From<NeedView> for Need {
     fn from(need: NeedView) -> Self {
-        Self { key: need.key, when: need.when }
+        Self {
+            key: need.key,
+            when: need.when,
+        }
     }
 }
 
@@ -89,12 +92,18 @@ impl From<plan::Step> for Step {
             state: step.state,
             needs: step.needs.into_iter().map(Need::from).collect(),
             attempt: step.attempt,
-            wait: step.wait_id.map(|id| Wait { id: id.0, deadline: step.wait_deadline }),
+            wait: step.wait_id.map(|id| Wait {
+                id: id.0,
+                deadline: step.wait_deadline,
+            }),
             spec: step.spec,
             result: step.result,
             error: step.error,
             created_at: step.created_at,
-            updated_at: step.finished_at.or(step.started_at).unwrap_or(step.created_at),
+            updated_at: step
+                .finished_at
+                .or(step.started_at)
+                .unwrap_or(step.created_at),
             started_at: step.started_at,
             finished_at: step.finished_at,
         }
@@ -105,14 +114,23 @@ impl From<plan::Step> for Step {
 #[utoipa::path(get, path = "/plans/{id}/steps/", operation_id = "list_steps", tag = "plans", params(("id" = Uuid, Path, description = "The plan"), PageQuery), responses(
     (status = 200, description = "A page of steps", body = Page<Step>)))]
 pub(crate) async fn list(
-    State(app): State<App>, caller: Caller, Path(plan): Path<PlanId>, Query(page): Query<PageQuery>,
+    State(app): State<App>,
+    caller: Caller,
+    Path(plan): Path<PlanId>,
+    Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<Step>>, Problem> {
     let limit = page.limit()?;
     let after: i32 = page.cursor()?.unwrap_or(-1);
-    let found = app.store.steps(caller.scope, plan, after, page::rows(limit)).await?;
+    let found = app
+        .store
+        .steps(caller.scope, plan, after, page::rows(limit))
+        .await?;
     // A plan has steps; none may mean that it is not there, or that the cursor is at its end.
     if found.is_empty() {
-        app.store.plan(caller.scope, plan).await?.ok_or_else(Problem::not_found)?;
+        app.store
+            .plan(caller.scope, plan)
+            .await?
+            .ok_or_else(Problem::not_found)?;
     }
     // Positions have no gaps: the last of this page follows from how many there are.
     let last = after.saturating_add(i32::try_from(limit).unwrap_or(i32::MAX));

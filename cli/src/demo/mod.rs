@@ -30,7 +30,12 @@ const GRACE: Duration = Duration::from_millis(100);
 
 /// Runs it; `false`: the plan did not succeed, or was broken off.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<bool> {
-    let settings = Settings { database_url: None, jwks_url: None, redis: None, ..settings };
+    let settings = Settings {
+        database_url: None,
+        jwks_url: None,
+        redis: None,
+        ..settings
+    };
     let started = Instant::now();
     say::line("Starting a private Postgres, the API, a worker and a scripted team ...");
     let stop = serve::stop_on_signals()?;
@@ -40,16 +45,33 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<bool> {
     shown
 }
 
-async fn show(settings: &Settings, url: &str, started: Instant, stop: &CancellationToken) -> anyhow::Result<bool> {
-    store::migrate(url).await.context("could not migrate the schema")?;
+async fn show(
+    settings: &Settings,
+    url: &str,
+    started: Instant,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    store::migrate(url)
+        .await
+        .context("could not migrate the schema")?;
     // Random by the system, gone with this process.
     let secret = format!("{}{}", Uuid::now_v7(), Uuid::now_v7()).into();
     let listener = serve::listen("127.0.0.1:0").await?;
     let here = client::url_of(listener.local_addr()?);
-    let client = Client::new(&here, token::make(&secret, "demo", TOKEN_TTL, settings)?.into())?;
+    let client = Client::new(
+        &here,
+        token::make(&secret, "demo", TOKEN_TTL, settings)?.into(),
+    )?;
     let mut tiers = Tiers::over(url, settings, stop)?;
-    tiers.api(listener, serve::auth(settings, Some(secret))?, store::PoolLimits::default())?;
-    tiers.worker(WorkerConfig { grace: GRACE, ..serve::worker_config(settings) })?;
+    tiers.api(
+        listener,
+        serve::auth(settings, Some(secret))?,
+        store::PoolLimits::default(),
+    )?;
+    tiers.worker(WorkerConfig {
+        grace: GRACE,
+        ..serve::worker_config(settings)
+    })?;
     say::line(format!("Up at {here} after {}.\n", up::seconds(started)));
     let played = stop.run_until_cancelled(play(&client)).await;
     stop.cancel();
@@ -66,22 +88,44 @@ async fn show(settings: &Settings, url: &str, started: Instant, stop: &Cancellat
 /// One message to the team, watched to its end.
 async fn play(client: &Client) -> anyhow::Result<Board> {
     for agent in team::agents() {
-        client.post("my/agents/", &agent).await.context("could not make the team")?;
+        client
+            .post("my/agents/", &agent)
+            .await
+            .context("could not make the team")?;
     }
-    client.put("my/orchestrator/", &team::orchestrator()).await.context("could not set the planner")?;
-    let session = client.post("my/chat/sessions/", &json!({ "title": "Demo" })).await?;
+    client
+        .put("my/orchestrator/", &team::orchestrator())
+        .await
+        .context("could not set the planner")?;
+    let session = client
+        .post("my/chat/sessions/", &json!({ "title": "Demo" }))
+        .await?;
     let session = session["id"].as_str().context("the session has no id")?;
     say::line(say::clean_lines(&format!("You say: {}\n", team::MESSAGE)) + "\n");
-    let said = client.post(&format!("my/chat/{session}/message/"), &json!({ "content": team::MESSAGE })).await?;
-    let plan = said["plan_id"].as_str().context("the message has no plan")?;
+    let said = client
+        .post(
+            &format!("my/chat/{session}/message/"),
+            &json!({ "content": team::MESSAGE }),
+        )
+        .await?;
+    let plan = said["plan_id"]
+        .as_str()
+        .context("the message has no plan")?;
     watch::follow(client, plan, said["cursor"].as_i64()).await
 }
 
 fn tell_the_end(board: &Board) -> bool {
     let answer = board.answer.as_deref().unwrap_or("There is no answer.");
-    say::line(format!("\nThe team answers:\n\n{}\n", say::clean_lines(answer)));
+    say::line(format!(
+        "\nThe team answers:\n\n{}\n",
+        say::clean_lines(answer)
+    ));
     let (ended, all) = board.progress();
-    say::line(format!("The plan {} after {}: {ended} of {all} steps ended.", said(board.state), board.elapsed()));
+    say::line(format!(
+        "The plan {} after {}: {ended} of {all} steps ended.",
+        said(board.state),
+        board.elapsed()
+    ));
     say::line("The team was scripted and no model was asked. To run your own: codelab up");
     board.state == PlanState::Succeeded
 }

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 /// What the person asks.
-pub(super) const MESSAGE: &str = "Write a function that reads durations such as 1h30m, with tests and a short guide.";
+pub(super) const MESSAGE: &str =
+    "Write a function that reads durations such as 1h30m, with tests and a short guide.";
 
 const CODE: &str = "fn parse(text: &str) -> Option<Duration>: split after each letter, read the number before it, \
     take the unit from a table (h, m, s), refuse anything else, add up with overflow checked.";
@@ -56,7 +57,8 @@ pub(super) fn orchestrator() -> Value {
 }
 
 fn agent(name: &str, about: &str, delay_ms: u64, delta_delay_ms: u64, says: &str) -> Value {
-    let script = json!({ "deltas": pieces(says), "delay_ms": delay_ms, "delta_delay_ms": delta_delay_ms });
+    let script =
+        json!({ "deltas": pieces(says), "delay_ms": delay_ms, "delta_delay_ms": delta_delay_ms });
     json!({ "name": name, "config": { "about": about, "model": "scripted/demo", "script": script } })
 }
 

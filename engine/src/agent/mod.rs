@@ -102,7 +102,11 @@ pub enum AgentStatus {
 impl Agent {
     /// What it does now.
     pub fn status(&self) -> AgentStatus {
-        if self.running_steps > 0 { AgentStatus::Busy } else { AgentStatus::Ready }
+        if self.running_steps > 0 {
+            AgentStatus::Busy
+        } else {
+            AgentStatus::Ready
+        }
     }
 }
 

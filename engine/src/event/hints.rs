@@ -22,7 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::id::{PlanId, SessionId, StepId, UserId};
+use crate::{
+    id::{PlanId, SessionId, StepId, UserId},
+    store,
+};
 
 /// One channel for all, so that a process needs one listening connection.
 const CHANNEL: &str = "codelab";
@@ -116,17 +119,35 @@ impl Hints {
     pub fn start(reach: Reach, stop: &CancellationToken) -> Self {
         let (hints, out) = Self::channels();
         let process = Uuid::now_v7();
-        tokio::spawn(stop.clone().run_until_cancelled_owned(send_all(reach.clone(), process, out)));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(listen_for_ever(reach.postgres, process, hints.clone())));
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(send_all(reach.clone(), process, out)),
+        );
+        tokio::spawn(stop.clone().run_until_cancelled_owned(listen_for_ever(
+            reach.postgres,
+            process,
+            hints.clone(),
+        )));
         if let Some(client) = reach.redis {
-            tokio::spawn(stop.clone().run_until_cancelled_owned(subscribe_for_ever(client, process, hints.clone())));
+            tokio::spawn(stop.clone().run_until_cancelled_owned(subscribe_for_ever(
+                client,
+                process,
+                hints.clone(),
+            )));
         }
         hints
     }
 
     fn channels() -> (Self, mpsc::UnboundedReceiver<Outgoing>) {
         let (out, receiver) = mpsc::unbounded_channel();
-        (Self { work: watch::Sender::new(0), local: broadcast::Sender::new(8192), out }, receiver)
+        (
+            Self {
+                work: watch::Sender::new(0),
+                local: broadcast::Sender::new(8192),
+                out,
+            },
+            receiver,
+        )
     }
 
     /// There may be steps to claim, here or elsewhere.
@@ -137,7 +158,8 @@ impl Hints {
 
     /// Wakes the claim loops of this process only.
     pub fn wake_workers(&self) {
-        self.work.send_modify(|count| *count = count.wrapping_add(1));
+        self.work
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// There may be steps to claim that this process has no room for.
@@ -185,7 +207,10 @@ impl Hints {
         }
         let feeds = parcel.feeds.into_iter().map(Hint::Feed);
         let cancels = parcel.cancels.into_iter().map(Hint::Cancel);
-        let deltas = parcel.deltas.into_iter().map(|delta| Hint::Delta(Arc::new(delta)));
+        let deltas = parcel
+            .deltas
+            .into_iter()
+            .map(|delta| Hint::Delta(Arc::new(delta)));
         for hint in feeds.chain(cancels).chain(deltas) {
             let _ = self.local.send(hint);
         }
@@ -232,18 +257,40 @@ impl Parcel {
     /// Cuts it into messages that a NOTIFY can hold; a delta too long for one is left out: the step's end brings its text.
     fn payloads(self) -> Vec<String> {
         let from = self.from;
-        let mut parcels = vec![Self { from, work: self.work, ..Self::default() }];
-        let one_feed = self.feeds.into_iter().map(|user| Self { from, feeds: BTreeSet::from([user]), ..Self::default() });
-        let one_cancel = self.cancels.into_iter().map(|plan| Self { from, cancels: BTreeSet::from([plan]), ..Self::default() });
-        let one_delta = self.deltas.into_iter().map(|delta| Self { from, deltas: vec![delta], ..Self::default() });
+        let mut parcels = vec![Self {
+            from,
+            work: self.work,
+            ..Self::default()
+        }];
+        let one_feed = self.feeds.into_iter().map(|user| Self {
+            from,
+            feeds: BTreeSet::from([user]),
+            ..Self::default()
+        });
+        let one_cancel = self.cancels.into_iter().map(|plan| Self {
+            from,
+            cancels: BTreeSet::from([plan]),
+            ..Self::default()
+        });
+        let one_delta = self.deltas.into_iter().map(|delta| Self {
+            from,
+            deltas: vec![delta],
+            ..Self::default()
+        });
         let mut size = 100;
         for mut piece in one_feed.chain(one_cancel).chain(one_delta) {
-            let bytes = piece.deltas.first().map_or(48, |delta| 2 * delta.text.len() + 400);
+            let bytes = piece
+                .deltas
+                .first()
+                .map_or(48, |delta| 2 * delta.text.len() + 400);
             if bytes > PAYLOAD_BYTES {
                 continue;
             }
             if size + bytes > PAYLOAD_BYTES {
-                parcels.push(Self { from, ..Self::default() });
+                parcels.push(Self {
+                    from,
+                    ..Self::default()
+                });
                 size = 100;
             }
             size += bytes;
@@ -253,7 +300,11 @@ impl Parcel {
                 last.deltas.append(&mut piece.deltas);
             }
         }
-        parcels.iter().filter_map(|parcel| serde_json::to_string(parcel).ok()).filter(|text| text.len() < 7_900).collect()
+        parcels
+            .iter()
+            .filter_map(|parcel| serde_json::to_string(parcel).ok())
+            .filter(|text| text.len() < 7_900)
+            .collect()
     }
 }
 
@@ -262,7 +313,10 @@ async fn send_all(reach: Reach, process: Uuid, mut out: mpsc::UnboundedReceiver<
     let mut next = Instant::now();
     let mut ping = Instant::now() + PING;
     loop {
-        let mut parcel = Parcel { from: process, ..Parcel::default() };
+        let mut parcel = Parcel {
+            from: process,
+            ..Parcel::default()
+        };
         tokio::select! {
             first = out.recv() => match first {
                 Some(first) => parcel.add(first),
@@ -276,7 +330,9 @@ async fn send_all(reach: Reach, process: Uuid, mut out: mpsc::UnboundedReceiver<
         }
         let deltas = parcel.joined_deltas();
         match &reach.redis {
-            Some(client) if !deltas.is_empty() => publish(client, &mut redis, process, deltas).await,
+            Some(client) if !deltas.is_empty() => {
+                publish(client, &mut redis, process, deltas).await
+            }
             _ => parcel.deltas = deltas,
         }
         let pinging = Instant::now() >= ping;
@@ -292,7 +348,7 @@ async fn send_all(reach: Reach, process: Uuid, mut out: mpsc::UnboundedReceiver<
 
 async fn notify(pool: &PgPool, parcel: Parcel) {
     for payload in parcel.payloads() {
-        let sent = sqlx::query("select pg_notify($1, $2)").bind(CHANNEL).bind(&payload).execute(pool).await;
+        let sent = store::notify::notify(pool, CHANNEL, &payload).await;
         if let Err(error) = sent {
             debug!(%error, "a hint was not sent; readers poll");
             return;
@@ -301,11 +357,26 @@ async fn notify(pool: &PgPool, parcel: Parcel) {
 }
 
 async fn publish(
-    client: &redis::Client, connection: &mut Option<redis::aio::MultiplexedConnection>, process: Uuid, deltas: Vec<Delta>,
+    client: &redis::Client,
+    connection: &mut Option<redis::aio::MultiplexedConnection>,
+    process: Uuid,
+    deltas: Vec<Delta>,
 ) {
-    let Ok(payload) = serde_json::to_string(&Parcel { from: process, deltas, ..Parcel::default() }) else { return };
+    let Ok(payload) = serde_json::to_string(&Parcel {
+        from: process,
+        deltas,
+        ..Parcel::default()
+    }) else {
+        return;
+    };
     if connection.is_none() {
-        *connection = timeout(Duration::from_secs(1), client.get_multiplexed_async_connection()).await.ok().and_then(Result::ok);
+        *connection = timeout(
+            Duration::from_secs(1),
+            client.get_multiplexed_async_connection(),
+        )
+        .await
+        .ok()
+        .and_then(Result::ok);
     }
     let Some(open) = connection else { return };
     let mut command = redis::cmd("PUBLISH");
@@ -329,7 +400,12 @@ async fn listen_for_ever(pool: PgPool, process: Uuid, hints: Hints) {
     }
 }
 
-async fn listen(pool: &PgPool, process: Uuid, hints: &Hints, wait: &mut Duration) -> Result<(), sqlx::Error> {
+async fn listen(
+    pool: &PgPool,
+    process: Uuid,
+    hints: &Hints,
+    wait: &mut Duration,
+) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(CHANNEL).await?;
     *wait = Duration::from_millis(100);

@@ -63,7 +63,10 @@ pub struct Finished {
 impl ClaimedStep {
     /// Ties a claim to the loop that made it.
     pub fn new(claim: Arc<Claim>, back: UnboundedSender<Finished>) -> Self {
-        Self { claim, back: Some(back) }
+        Self {
+            claim,
+            back: Some(back),
+        }
     }
 
     /// Hands the outcome to the loop, which commits it with the next batch. Whether the lease still held shows there: a
@@ -75,7 +78,10 @@ impl ClaimedStep {
     fn report(&mut self, outcome: Option<Outcome>) {
         if let Some(back) = self.back.take() {
             // A closed loop has given all its leases back already; the row decides.
-            let _ = back.send(Finished { claim: Arc::clone(&self.claim), outcome });
+            let _ = back.send(Finished {
+                claim: Arc::clone(&self.claim),
+                outcome,
+            });
         }
     }
 }

@@ -37,7 +37,9 @@ impl StepKind {
 
     /// Reads the word.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Planning, Self::Agent, Self::Summary, Self::Timer].into_iter().find(|kind| kind.as_str() == word)
+        [Self::Planning, Self::Agent, Self::Summary, Self::Timer]
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
     }
 }
 

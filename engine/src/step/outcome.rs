@@ -125,11 +125,18 @@ impl Outcome {
     /// What `step_finish` gets with the word.
     pub fn body(&self) -> Value {
         match self {
-            Self::Succeed { result, reply } => with_reply(json!({ "result": result }), reply.as_ref()),
-            Self::Expand { result, steps } => json!({ "result": result, "steps": steps }),
-            Self::Retry { after, error, last_words } => {
-                with_reply(json!({ "after_ms": millis(*after), "error": error }), last_words.as_ref())
+            Self::Succeed { result, reply } => {
+                with_reply(json!({ "result": result }), reply.as_ref())
             }
+            Self::Expand { result, steps } => json!({ "result": result, "steps": steps }),
+            Self::Retry {
+                after,
+                error,
+                last_words,
+            } => with_reply(
+                json!({ "after_ms": millis(*after), "error": error }),
+                last_words.as_ref(),
+            ),
             Self::Yield | Self::Lost => json!({}),
             Self::Suspend { wait } => json!({
                 "id": wait.id, "kind": wait.kind, "payload": wait.payload, "deadline_ms": wait.deadline.map(millis),
@@ -151,7 +158,11 @@ impl StepError {
         if let Some((end, _)) = message.char_indices().nth(500) {
             message.truncate(end);
         }
-        Self { class, code: code.to_owned(), message }
+        Self {
+            class,
+            code: code.to_owned(),
+            message,
+        }
     }
 }
 
@@ -170,7 +181,10 @@ impl From<&LlmError> for StepError {
 
 fn with_reply(mut body: Value, reply: Option<&Reply>) -> Value {
     if let (Some(reply), Some(fields)) = (reply, body.as_object_mut()) {
-        fields.insert("reply".to_owned(), json!({ "id": reply.id, "content": reply.content }));
+        fields.insert(
+            "reply".to_owned(),
+            json!({ "id": reply.id, "content": reply.content }),
+        );
     }
     body
 }

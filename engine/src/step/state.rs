@@ -6,7 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 /// A state without its data, as the database and the wire name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type,
+)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "step_state", rename_all = "snake_case")]
 pub enum StateName {
@@ -57,7 +59,10 @@ impl StateName {
 
     /// Nothing comes after it in this release.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Skipped | Self::Cancelled)
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::Skipped | Self::Cancelled
+        )
     }
 }
 
@@ -168,16 +173,32 @@ impl StepState {
         use StepEvent as E;
         Ok(match (self, event) {
             (Self::Blocked { waiting_for: 1 }, E::NeedMet) => Self::Ready(Runs::fresh()),
-            (Self::Blocked { waiting_for }, E::NeedMet) => Self::Blocked { waiting_for: waiting_for - 1 },
+            (Self::Blocked { waiting_for }, E::NeedMet) => Self::Blocked {
+                waiting_for: waiting_for - 1,
+            },
             (Self::Blocked { .. }, E::NeedMissed) => Self::Skipped,
-            (Self::Ready(runs), E::Claim) => Self::Running(Runs { token: runs.token + 1, ..runs }),
-            (Self::Running(runs), finish @ (E::Succeed | E::Retry | E::Yield | E::Suspend | E::Fail | E::Lose)) => {
-                runs.finished_with(finish)
-            }
+            (Self::Ready(runs), E::Claim) => Self::Running(Runs {
+                token: runs.token + 1,
+                ..runs
+            }),
+            (
+                Self::Running(runs),
+                finish @ (E::Succeed | E::Retry | E::Yield | E::Suspend | E::Fail | E::Lose),
+            ) => runs.finished_with(finish),
             (Self::Suspended(runs), E::Wake) => Self::Ready(runs),
-            (Self::Blocked { .. } | Self::Ready(_) | Self::Suspended(_), E::Cancel) => Self::Cancelled,
-            (Self::Running(runs), E::Cancel) => Self::Running(Runs { cancelling: Cancelling::Yes, ..runs }),
-            (state, event) => return Err(IllegalTransition { state: state.name().as_str(), event }),
+            (Self::Blocked { .. } | Self::Ready(_) | Self::Suspended(_), E::Cancel) => {
+                Self::Cancelled
+            }
+            (Self::Running(runs), E::Cancel) => Self::Running(Runs {
+                cancelling: Cancelling::Yes,
+                ..runs
+            }),
+            (state, event) => {
+                return Err(IllegalTransition {
+                    state: state.name().as_str(),
+                    event,
+                });
+            }
         })
     }
 
@@ -199,7 +220,10 @@ impl StepState {
 impl Runs {
     /// Of a step that never ran; three failures are its bound.
     pub fn fresh() -> Self {
-        Self { max_failures: 3, ..Self::default() }
+        Self {
+            max_failures: 3,
+            ..Self::default()
+        }
     }
 
     fn finished_with(self, finish: StepEvent) -> StepState {
@@ -210,8 +234,13 @@ impl Runs {
             StepEvent::Succeed => StepState::Succeeded,
             StepEvent::Fail => StepState::Failed,
             StepEvent::Suspend => StepState::Suspended(self),
-            StepEvent::Retry | StepEvent::Lose if self.failures + 1 >= self.max_failures => StepState::Failed,
-            StepEvent::Retry | StepEvent::Lose => StepState::Ready(Self { failures: self.failures + 1, ..self }),
+            StepEvent::Retry | StepEvent::Lose if self.failures + 1 >= self.max_failures => {
+                StepState::Failed
+            }
+            StepEvent::Retry | StepEvent::Lose => StepState::Ready(Self {
+                failures: self.failures + 1,
+                ..self
+            }),
             // Yield; the other events are no finishes and do not come here.
             _ => StepState::Ready(self),
         }

@@ -13,7 +13,12 @@ use crate::{
 
 impl Store {
     /// A new agent; `Conflict` on `user_agents_name_key` where the name is taken.
-    pub async fn create_agent(&self, scope: UserScope, name: &str, config: &AgentConfig) -> Result<Agent, StoreError> {
+    pub async fn create_agent(
+        &self,
+        scope: UserScope,
+        name: &str,
+        config: &AgentConfig,
+    ) -> Result<Agent, StoreError> {
         Ok(sqlx::query_as(
             "with agent as (
                insert into user_agents (user_id, id, name, max_concurrency, places) values ($1, $2, $3, $4, $4) returning *),
@@ -30,7 +35,12 @@ impl Store {
     }
 
     /// Living agents, newest first, older than `before`.
-    pub async fn agents(&self, scope: UserScope, before: Option<AgentId>, limit: i64) -> Result<Vec<Agent>, StoreError> {
+    pub async fn agents(
+        &self,
+        scope: UserScope,
+        before: Option<AgentId>,
+        limit: i64,
+    ) -> Result<Vec<Agent>, StoreError> {
         Ok(sqlx::query_as(
             "select a.id, a.name, a.version, v.config, a.running_steps, a.created_at, a.updated_at
              from user_agents a join agent_versions v on v.user_id = a.user_id and v.agent_id = a.id and v.version = a.version
@@ -58,7 +68,11 @@ impl Store {
     }
 
     /// Ids of living agents by name or id, in the order asked; none where there is no such agent.
-    pub async fn resolve_agents(&self, scope: UserScope, names: &[String]) -> Result<Vec<Option<AgentId>>, StoreError> {
+    pub async fn resolve_agents(
+        &self,
+        scope: UserScope,
+        names: &[String],
+    ) -> Result<Vec<Option<AgentId>>, StoreError> {
         let found: Vec<Option<AgentId>> = sqlx::query_scalar(
             "select coalesce(
                (select a.id from user_agents a where a.user_id = $1 and a.name = n.name and a.deleted_at is null),
@@ -75,20 +89,34 @@ impl Store {
     /// Changes an agent: a new version, and what its new limit lets in. None: not there. A lower limit takes hold as
     /// running steps end.
     pub async fn update_agent(
-        &self, scope: UserScope, id: AgentId, name: &str, config: &AgentConfig,
+        &self,
+        scope: UserScope,
+        id: AgentId,
+        name: &str,
+        config: &AgentConfig,
     ) -> Result<Option<Agent>, StoreError> {
         self.write_agent(scope, id, name, config, None).await
     }
 
     /// The same, if the agent is still of the version that the change was made from. None: it is not, or not there.
     pub async fn update_agent_from(
-        &self, scope: UserScope, known: i32, id: AgentId, name: &str, config: &AgentConfig,
+        &self,
+        scope: UserScope,
+        known: i32,
+        id: AgentId,
+        name: &str,
+        config: &AgentConfig,
     ) -> Result<Option<Agent>, StoreError> {
         self.write_agent(scope, id, name, config, Some(known)).await
     }
 
     async fn write_agent(
-        &self, scope: UserScope, id: AgentId, name: &str, config: &AgentConfig, known: Option<i32>,
+        &self,
+        scope: UserScope,
+        id: AgentId,
+        name: &str,
+        config: &AgentConfig,
+        known: Option<i32>,
     ) -> Result<Option<Agent>, StoreError> {
         let agent: Option<Agent> = sqlx::query_as(
             "with agent as (
@@ -133,7 +161,11 @@ impl Store {
     }
 
     /// Sets the person's planner.
-    pub async fn put_orchestrator(&self, scope: UserScope, config: &OrchestratorConfig) -> Result<Orchestrator, StoreError> {
+    pub async fn put_orchestrator(
+        &self,
+        scope: UserScope,
+        config: &OrchestratorConfig,
+    ) -> Result<Orchestrator, StoreError> {
         Ok(sqlx::query_as(
             "insert into user_orchestrators as o (user_id, id, config) values ($1, $2, $3)
              on conflict (user_id) do update set config = excluded.config, version = o.version + 1, updated_at = now()

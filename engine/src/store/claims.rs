@@ -64,13 +64,22 @@ struct HeldLease {
 }
 
 /// Starts the loop; the stream ends when `drain` has fired and all places are free again.
-pub fn claims(store: Store, options: ClaimOptions) -> impl Stream<Item = ClaimedStep> + Send + 'static {
+pub fn claims(
+    store: Store,
+    options: ClaimOptions,
+) -> impl Stream<Item = ClaimedStep> + Send + 'static {
     let (sender, receiver) = mpsc::channel(std::cmp::max(options.places, 1));
     let held = Arc::new(Held::default());
     spawn_renewal(store.clone(), Arc::clone(&held), sender.downgrade());
-    tokio::spawn(watch_cancels(store.clone(), Arc::clone(&held), sender.downgrade()));
+    tokio::spawn(watch_cancels(
+        store.clone(),
+        Arc::clone(&held),
+        sender.downgrade(),
+    ));
     tokio::spawn(Pump::new(store, options, held, sender).run());
-    futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|step| (step, receiver)) })
+    futures::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|step| (step, receiver))
+    })
 }
 
 struct Pump {
@@ -88,12 +97,28 @@ struct Pump {
 }
 
 impl Pump {
-    fn new(store: Store, options: ClaimOptions, held: Arc<Held>, steps: mpsc::Sender<ClaimedStep>) -> Self {
+    fn new(
+        store: Store,
+        options: ClaimOptions,
+        held: Arc<Held>,
+        steps: mpsc::Sender<ClaimedStep>,
+    ) -> Self {
         let (back, finished) = mpsc::unbounded_channel();
         // Registered before the first look: a hint between look and sleep is not missed.
         let mut work = store.hints().work_signal();
         work.mark_changed();
-        Self { store, options, worker: WorkerId::new(), held, steps, back, finished, work, in_flight: 0, connection: None }
+        Self {
+            store,
+            options,
+            worker: WorkerId::new(),
+            held,
+            steps,
+            back,
+            finished,
+            work,
+            in_flight: 0,
+            connection: None,
+        }
     }
 
     async fn run(mut self) {
@@ -104,11 +129,16 @@ impl Pump {
             if draining && self.in_flight == 0 {
                 return;
             }
-            self.sleep_until_something(&mut done, maybe_more && !draining).await;
+            self.sleep_until_something(&mut done, maybe_more && !draining)
+                .await;
             while let Ok(more) = self.finished.try_recv() {
                 done.push(more);
             }
-            let limit = if self.options.drain.is_cancelled() { 0 } else { self.options.places - self.in_flight + done.len() };
+            let limit = if self.options.drain.is_cancelled() {
+                0
+            } else {
+                self.options.places - self.in_flight + done.len()
+            };
             self.work.mark_unchanged();
             let started = Instant::now();
             let turn = self.turn(&done, limit).await;
@@ -142,14 +172,21 @@ impl Pump {
     /// One round trip, repeated until the database takes it.
     async fn turn(&mut self, done: &[Finished], limit: usize) -> Turn {
         let outcomes: Vec<Outcome> = done.iter().map(outcome_of).collect();
-        let finishes: Vec<Finish<'_>> =
-            done.iter().zip(&outcomes).map(|(one, outcome)| Finish::of(&one.claim, outcome)).collect();
+        let finishes: Vec<Finish<'_>> = done
+            .iter()
+            .zip(&outcomes)
+            .map(|(one, outcome)| Finish::of(&one.claim, outcome))
+            .collect();
         let mut wait = BACKOFF.0;
         loop {
             match self.try_turn(&finishes, limit).await {
                 Ok(turn) => return turn,
-                Err(error) if error.is_passing() => warn!(%error, waiting = ?wait, "finish and claim did not go through; trying again"),
-                Err(error) if finishes.len() > 1 => return self.one_by_one(&finishes, &error).await,
+                Err(error) if error.is_passing() => {
+                    warn!(%error, waiting = ?wait, "finish and claim did not go through; trying again")
+                }
+                Err(error) if finishes.len() > 1 => {
+                    return self.one_by_one(&finishes, &error).await;
+                }
                 Err(error) => {
                     error!(error = %chain(&error), "finish and claim failed");
                     if !finishes.is_empty() {
@@ -164,12 +201,19 @@ impl Pump {
         }
     }
 
-    async fn try_turn(&mut self, finishes: &[Finish<'_>], limit: usize) -> Result<Turn, crate::StoreError> {
+    async fn try_turn(
+        &mut self,
+        finishes: &[Finish<'_>],
+        limit: usize,
+    ) -> Result<Turn, crate::StoreError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.store.connection().await?,
         };
-        let turn = self.store.turn_on(&mut connection, finishes, self.worker, limit).await?;
+        let turn = self
+            .store
+            .turn_on(&mut connection, finishes, self.worker, limit)
+            .await?;
         self.connection = Some(connection);
         Ok(turn)
     }
@@ -179,17 +223,34 @@ impl Pump {
         error!(error = %chain(why), batch = finishes.len(), "a batch was refused; its outcomes go one by one");
         let mut turn = Turn::default();
         for finish in finishes {
-            let one = Finish { outcome: finish.outcome, ..*finish };
-            match self.store.turn(std::slice::from_ref(&one), self.worker, 0).await {
+            let one = Finish {
+                outcome: finish.outcome,
+                ..*finish
+            };
+            match self
+                .store
+                .turn(std::slice::from_ref(&one), self.worker, 0)
+                .await
+            {
                 Ok(mut more) => turn.fenced.append(&mut more.fenced),
                 Err(error) => {
                     error!(step.id = %finish.step, error = %chain(&error), "an outcome was refused");
                     let refused = Outcome::Fail {
-                        error: StepError::bug("outcome_refused", "the step's outcome could not be stored"),
+                        error: StepError::bug(
+                            "outcome_refused",
+                            "the step's outcome could not be stored",
+                        ),
                         reply: None,
                     };
-                    let instead = Finish { outcome: &refused, ..*finish };
-                    if let Err(error) = self.store.turn(std::slice::from_ref(&instead), self.worker, 0).await {
+                    let instead = Finish {
+                        outcome: &refused,
+                        ..*finish
+                    };
+                    if let Err(error) = self
+                        .store
+                        .turn(std::slice::from_ref(&instead), self.worker, 0)
+                        .await
+                    {
                         error!(step.id = %finish.step, error = %chain(&error), "its lease will expire");
                     }
                 }
@@ -200,14 +261,25 @@ impl Pump {
 
     /// After a lost reply: leases that the rows say are ours and that we know nothing of were granted by it. Give them back.
     async fn give_back_unknown(&self) {
-        let Ok(leases) = self.store.leases_of(self.worker).await else { return };
+        let Ok(leases) = self.store.leases_of(self.worker).await else {
+            return;
+        };
         let unknown: Vec<Finish<'_>> = leases
             .iter()
             .filter(|(user, _, step, token)| !self.held.holds(*user, *step, *token))
-            .map(|&(user, plan, step, token)| Finish { user, plan, step, token, outcome: &Outcome::Yield })
+            .map(|&(user, plan, step, token)| Finish {
+                user,
+                plan,
+                step,
+                token,
+                outcome: &Outcome::Yield,
+            })
             .collect();
         if !unknown.is_empty() && self.store.turn(&unknown, self.worker, 0).await.is_ok() {
-            warn!(count = unknown.len(), "gave back steps whose claim this process never heard of");
+            warn!(
+                count = unknown.len(),
+                "gave back steps whose claim this process never heard of"
+            );
         }
     }
 
@@ -219,7 +291,8 @@ impl Pump {
         for one in done.iter() {
             self.held.forget(&one.claim);
         }
-        self.store.tell(done.drain(..).map(|one| one.claim.scope.user()));
+        self.store
+            .tell(done.drain(..).map(|one| one.claim.scope.user()));
     }
 
     async fn hand_out(&mut self, claim: Claim, started: Instant) {
@@ -246,7 +319,10 @@ fn outcome_of(finished: &Finished) -> Outcome {
         None if finished.claim.lost.is_cancelled() => Outcome::Yield,
         None => Outcome::Retry {
             after: AFTER_PANIC,
-            error: StepError::bug("panicked", "the step's executor broke off; see the worker's log"),
+            error: StepError::bug(
+                "panicked",
+                "the step's executor broke off; see the worker's log",
+            ),
             last_words: None,
         },
     }
@@ -259,23 +335,37 @@ impl Held {
 
     fn remember(&self, claim: &Arc<Claim>, started: Instant, lease: Duration) {
         let trusted_until = started + trusted(lease);
-        self.lock().insert((claim.scope.user(), claim.id), HeldLease { claim: Arc::clone(claim), trusted_until });
+        self.lock().insert(
+            (claim.scope.user(), claim.id),
+            HeldLease {
+                claim: Arc::clone(claim),
+                trusted_until,
+            },
+        );
     }
 
     fn forget(&self, claim: &Claim) {
         let mut held = self.lock();
         let key = (claim.scope.user(), claim.id);
-        if held.get(&key).is_some_and(|lease| lease.claim.token == claim.token) {
+        if held
+            .get(&key)
+            .is_some_and(|lease| lease.claim.token == claim.token)
+        {
             held.remove(&key);
         }
     }
 
     fn holds(&self, user: UserId, step: StepId, token: i64) -> bool {
-        self.lock().get(&(user, step)).is_some_and(|lease| lease.claim.token == token)
+        self.lock()
+            .get(&(user, step))
+            .is_some_and(|lease| lease.claim.token == token)
     }
 
     fn all(&self) -> Vec<(UserId, StepId, i64)> {
-        self.lock().iter().map(|((user, step), lease)| (*user, *step, lease.claim.token)).collect()
+        self.lock()
+            .iter()
+            .map(|((user, step), lease)| (*user, *step, lease.claim.token))
+            .collect()
     }
 
     fn lose_all(&self) {
@@ -285,16 +375,31 @@ impl Held {
     }
 
     fn cancel_plan(&self, plan: PlanId) {
-        for lease in self.lock().values().filter(|lease| lease.claim.plan == plan) {
+        for lease in self
+            .lock()
+            .values()
+            .filter(|lease| lease.claim.plan == plan)
+        {
             lease.claim.cancelled.cancel();
         }
     }
 
     /// Takes in what a renewal said: extends those still held, tells the others.
-    fn renewed(&self, asked: &[(UserId, StepId, i64)], kept: &HashMap<(StepId, i64), bool>, started: Instant, lease: Duration) {
+    fn renewed(
+        &self,
+        asked: &[(UserId, StepId, i64)],
+        kept: &HashMap<(StepId, i64), bool>,
+        started: Instant,
+        lease: Duration,
+    ) {
         let mut held = self.lock();
         for (user, step, token) in asked {
-            let Some(known) = held.get_mut(&(*user, *step)).filter(|known| known.claim.token == *token) else { continue };
+            let Some(known) = held
+                .get_mut(&(*user, *step))
+                .filter(|known| known.claim.token == *token)
+            else {
+                continue;
+            };
             match kept.get(&(*step, *token)) {
                 Some(cancelling) => {
                     known.trusted_until = started + trusted(lease);
@@ -310,7 +415,11 @@ impl Held {
     /// Tells those whose lease may have expired by now: whoever cannot renew fences itself.
     fn fence_stale(&self) {
         let now = Instant::now();
-        for lease in self.lock().values().filter(|lease| lease.trusted_until <= now && !lease.claim.lost.is_cancelled()) {
+        for lease in self
+            .lock()
+            .values()
+            .filter(|lease| lease.trusted_until <= now && !lease.claim.lost.is_cancelled())
+        {
             warn!(step.id = %lease.claim.id, "the lease could not be renewed in time; the step is stopped");
             lease.claim.lost.cancel();
         }
@@ -323,15 +432,21 @@ fn trusted(lease: Duration) -> Duration {
 }
 
 fn spawn_renewal(store: Store, held: Arc<Held>, alive: mpsc::WeakSender<ClaimedStep>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let Ok(runtime) = runtime else {
-        error!("no runtime for the renewal of leases; steps longer than a lease will be taken away");
+        error!(
+            "no runtime for the renewal of leases; steps longer than a lease will be taken away"
+        );
         return;
     };
-    let spawned = std::thread::Builder::new().name("lease-renewal".to_owned()).spawn(move || {
-        runtime.block_on(renew_for_ever(store, held, alive));
-        runtime.shutdown_background();
-    });
+    let spawned = std::thread::Builder::new()
+        .name("lease-renewal".to_owned())
+        .spawn(move || {
+            runtime.block_on(renew_for_ever(store, held, alive));
+            runtime.shutdown_background();
+        });
     if let Err(error) = spawned {
         error!(%error, "no thread for the renewal of leases; steps longer than a lease will be taken away");
     }
@@ -356,7 +471,10 @@ async fn renew_for_ever(store: Store, held: Arc<Held>, alive: mpsc::WeakSender<C
         let started = Instant::now();
         match store.renew(&asked).await {
             Ok(renewed) => {
-                let kept = renewed.into_iter().map(|one| ((one.id, one.token), one.cancelling)).collect();
+                let kept = renewed
+                    .into_iter()
+                    .map(|one| ((one.id, one.token), one.cancelling))
+                    .collect();
                 held.renewed(&asked, &kept, started, lease);
             }
             Err(error) => {

@@ -116,7 +116,10 @@ impl Store {
         let row = self.context(claim, false).await?;
         Ok(AgentContext {
             agent: row.agent,
-            config: row.config.map_or_else(|| Ok(AgentConfig::default()), |config| decode("an agent's configuration", config))?,
+            config: row.config.map_or_else(
+                || Ok(AgentConfig::default()),
+                |config| decode("an agent's configuration", config),
+            )?,
             goal: row.goal,
             mode: row.mode,
             history: decode("a session's history", row.history)?,
@@ -128,7 +131,10 @@ impl Store {
     pub async fn plan_context(&self, claim: &Claim) -> Result<PlanContext, StoreError> {
         let row = self.context(claim, true).await?;
         Ok(PlanContext {
-            config: row.config.map_or_else(|| Ok(OrchestratorConfig::default()), |config| decode("the planner's configuration", config))?,
+            config: row.config.map_or_else(
+                || Ok(OrchestratorConfig::default()),
+                |config| decode("the planner's configuration", config),
+            )?,
             goal: row.goal,
             history: decode("a session's history", row.history)?,
             team: decode("a team", row.team)?,
@@ -137,7 +143,10 @@ impl Store {
     }
 
     /// How the wait of a resumed step ended; none: it never waited.
-    pub async fn last_decision(&self, claim: &Claim) -> Result<Option<crate::wait::Decision>, StoreError> {
+    pub async fn last_decision(
+        &self,
+        claim: &Claim,
+    ) -> Result<Option<crate::wait::Decision>, StoreError> {
         Ok(sqlx::query_scalar(
             "select decision from waits where user_id = $1 and step_id = $2 and decision is not null order by id desc limit 1",
         )
@@ -171,14 +180,25 @@ impl Store {
     }
 }
 
-fn decode<T: serde::de::DeserializeOwned>(what: &'static str, value: Value) -> Result<T, StoreError> {
+fn decode<T: serde::de::DeserializeOwned>(
+    what: &'static str,
+    value: Value,
+) -> Result<T, StoreError> {
     serde_json::from_value(value).map_err(|source| StoreError::Decode { what, source })
 }
 
 impl From<&NeedResult> for Line {
     /// A needed step's result, as data for the next model.
     fn from(need: &NeedResult) -> Self {
-        let text = need.result.as_ref().and_then(|result| result.get("text")).and_then(Value::as_str).unwrap_or("(nothing)");
-        Self { role: Role::User, content: format!("[result of {}]\n{text}", need.key) }
+        let text = need
+            .result
+            .as_ref()
+            .and_then(|result| result.get("text"))
+            .and_then(Value::as_str)
+            .unwrap_or("(nothing)");
+        Self {
+            role: Role::User,
+            content: format!("[result of {}]\n{text}", need.key),
+        }
     }
 }

@@ -13,7 +13,11 @@ use crate::{
 impl Store {
     /// Events after the cursor, oldest first, of one session or of all.
     pub async fn events_after(
-        &self, scope: UserScope, session: Option<SessionId>, after: i64, limit: i64,
+        &self,
+        scope: UserScope,
+        session: Option<SessionId>,
+        after: i64,
+        limit: i64,
     ) -> Result<Vec<Event>, StoreError> {
         let query = match session {
             Some(session) => sqlx::query_as(
@@ -37,16 +41,25 @@ impl Store {
 
     /// Position of the newest event; 0: none yet.
     pub async fn last_seq(&self, scope: UserScope) -> Result<i64, StoreError> {
-        let seq: Option<i64> = sqlx::query_scalar("select last_seq from user_feeds where user_id = $1")
-            .bind(scope.user())
-            .fetch_optional(&self.pool)
-            .await?;
+        let seq: Option<i64> =
+            sqlx::query_scalar("select last_seq from user_feeds where user_id = $1")
+                .bind(scope.user())
+                .fetch_optional(&self.pool)
+                .await?;
         Ok(seq.unwrap_or(0))
     }
 
     /// Positions of the newest events of several people at once.
-    pub async fn feed_positions(&self, scopes: &[UserScope]) -> Result<Vec<(UserId, i64)>, StoreError> {
+    pub async fn feed_positions(
+        &self,
+        scopes: &[UserScope],
+    ) -> Result<Vec<(UserId, i64)>, StoreError> {
         let users: Vec<Uuid> = scopes.iter().map(|scope| scope.user().0).collect();
-        Ok(sqlx::query_as("select user_id, last_seq from user_feeds where user_id = any($1)").bind(users).fetch_all(&self.pool).await?)
+        Ok(
+            sqlx::query_as("select user_id, last_seq from user_feeds where user_id = any($1)")
+                .bind(users)
+                .fetch_all(&self.pool)
+                .await?,
+        )
     }
 }

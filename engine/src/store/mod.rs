@@ -9,6 +9,7 @@ mod agents;
 pub mod claims;
 mod context;
 mod events;
+pub(crate) mod notify;
 mod plans;
 mod sessions;
 mod transitions;
@@ -75,7 +76,12 @@ pub struct PoolLimits {
 
 impl Default for PoolLimits {
     fn default() -> Self {
-        Self { min: 0, max: 10, acquire: Duration::from_secs(5), statement: Duration::from_secs(30) }
+        Self {
+            min: 0,
+            max: 10,
+            acquire: Duration::from_secs(5),
+            statement: Duration::from_secs(30),
+        }
     }
 }
 
@@ -91,30 +97,45 @@ pub fn transitions() -> &'static str {
 }
 
 /// Opens connections that know these transitions and no others (tests install broken ones to see them caught).
-pub fn pool_with(url: &str, limits: PoolLimits, transitions: &'static str) -> Result<PgPool, StoreError> {
-    let options: PgConnectOptions = url.parse::<PgConnectOptions>()?.application_name("codelab").options([
-        // Every statement here is driven by a few keys: a plan made while tables were small must not scan them later.
-        ("plan_cache_mode", "force_generic_plan"),
-        ("enable_seqscan", "off"),
-        ("enable_hashjoin", "off"),
-        ("enable_mergejoin", "off"),
-        ("enable_bitmapscan", "off"),
-        // Joins run as they are written: from the keys given to the rows behind them.
-        ("join_collapse_limit", "1"),
-        ("from_collapse_limit", "1"),
-        ("random_page_cost", "1.1"),
-        ("jit", "off"),
-        ("client_min_messages", "warning"),
-        ("statement_timeout", &limits.statement.as_millis().to_string()),
-        ("idle_in_transaction_session_timeout", "10000"),
-    ]);
+pub fn pool_with(
+    url: &str,
+    limits: PoolLimits,
+    transitions: &'static str,
+) -> Result<PgPool, StoreError> {
+    let options: PgConnectOptions = url
+        .parse::<PgConnectOptions>()?
+        .application_name("codelab")
+        .options([
+            // Every statement here is driven by a few keys: a plan made while tables were small must not scan them later.
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("enable_bitmapscan", "off"),
+            // Joins run as they are written: from the keys given to the rows behind them.
+            ("join_collapse_limit", "1"),
+            ("from_collapse_limit", "1"),
+            ("random_page_cost", "1.1"),
+            ("jit", "off"),
+            ("client_min_messages", "warning"),
+            (
+                "statement_timeout",
+                &limits.statement.as_millis().to_string(),
+            ),
+            ("idle_in_transaction_session_timeout", "10000"),
+        ]);
     let pool = PgPoolOptions::new()
         .min_connections(limits.min)
         .max_connections(limits.max)
         .acquire_timeout(limits.acquire)
         .test_before_acquire(false)
         .after_connect(move |connection, _| {
-            Box::pin(async move { sqlx::raw_sql(transitions).execute(connection).await.map(drop) })
+            Box::pin(async move {
+                sqlx::raw_sql(transitions)
+                    .execute(connection)
+                    .await
+                    .map(drop)
+            })
         })
         .connect_lazy_with(options);
     Ok(pool)
@@ -146,19 +167,33 @@ pub async fn migrate_down(url: &str) -> Result<(), StoreError> {
 pub async fn migration_status(url: &str) -> Result<Vec<(i64, String, bool)>, StoreError> {
     let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
     let applied: Vec<i64> =
-        sqlx::query_scalar("select version from _sqlx_migrations where success order by version").fetch_all(&pool).await.unwrap_or_default();
+        sqlx::query_scalar("select version from _sqlx_migrations where success order by version")
+            .fetch_all(&pool)
+            .await
+            .unwrap_or_default();
     pool.close().await;
     Ok(MIGRATIONS
         .iter()
         .filter(|migration| migration.migration_type.is_up_migration())
-        .map(|migration| (migration.version, migration.description.to_string(), applied.contains(&migration.version)))
+        .map(|migration| {
+            (
+                migration.version,
+                migration.description.to_string(),
+                applied.contains(&migration.version),
+            )
+        })
         .collect())
 }
 
 impl Store {
     /// A store over the pool. `lease` is how long a claim lasts without a renewal.
     pub fn new(pool: PgPool, hints: Hints, lease: Duration) -> Self {
-        Self { pool, clock: Clock::Database, hints, lease }
+        Self {
+            pool,
+            clock: Clock::Database,
+            hints,
+            lease,
+        }
     }
 
     /// The same store going by another clock (tests).
@@ -182,9 +217,17 @@ impl Store {
     /// that opened it.
     #[must_use]
     pub fn on_this_runtime(&self) -> Self {
-        let options = self.pool.options().clone().min_connections(0).max_connections(1);
+        let options = self
+            .pool
+            .options()
+            .clone()
+            .min_connections(0)
+            .max_connections(1);
         let pool = options.connect_lazy_with((*self.pool.connect_options()).clone());
-        Self { pool, ..self.clone() }
+        Self {
+            pool,
+            ..self.clone()
+        }
     }
 
     /// A connection to keep for a while.
@@ -194,7 +237,9 @@ impl Store {
 
     /// Whether Postgres answers and the schema is there.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("select 1 from users limit 1").execute(&self.pool).await?;
+        sqlx::query("select 1 from users limit 1")
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 

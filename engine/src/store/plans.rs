@@ -71,17 +71,28 @@ pub enum Cancelled {
 
 impl Store {
     /// Accepts a message: it is durable, has a plan, and its first step is on its way when this returns.
-    pub async fn accept_message(&self, scope: UserScope, message: &NewMessage) -> Result<Accepted, StoreError> {
+    pub async fn accept_message(
+        &self,
+        scope: UserScope,
+        message: &NewMessage,
+    ) -> Result<Accepted, StoreError> {
         let (mode, kind) = match message.target {
             Some(_) => (PlanMode::Direct, StepKind::Agent),
             None => (PlanMode::Orchestrated, StepKind::Planning),
         };
         let first = NewStep {
             id: StepId::new(),
-            key: if message.target.is_some() { "answer".to_owned() } else { "planning".to_owned() },
+            key: if message.target.is_some() {
+                "answer".to_owned()
+            } else {
+                "planning".to_owned()
+            },
             kind,
             agent_id: message.target,
-            spec: StepSpec { answers: message.target.is_some(), ..StepSpec::default() },
+            spec: StepSpec {
+                answers: message.target.is_some(),
+                ..StepSpec::default()
+            },
             max_failures: None,
             needs: Vec::new(),
         };
@@ -98,7 +109,11 @@ impl Store {
     }
 
     /// Accepts a plan of the person's own. The caller has checked its graph.
-    pub async fn accept_plan(&self, scope: UserScope, plan: &NewPlan) -> Result<Accepted, StoreError> {
+    pub async fn accept_plan(
+        &self,
+        scope: UserScope,
+        plan: &NewPlan,
+    ) -> Result<Accepted, StoreError> {
         let draft = Draft {
             session: plan.session,
             message: None,
@@ -113,7 +128,10 @@ impl Store {
 
     async fn accept(&self, scope: UserScope, draft: &Draft<'_>) -> Result<Accepted, StoreError> {
         let plan = PlanId::new();
-        let steps = serde_json::to_value(draft.steps).map_err(|source| StoreError::Decode { what: "new steps", source })?;
+        let steps = serde_json::to_value(draft.steps).map_err(|source| StoreError::Decode {
+            what: "new steps",
+            source,
+        })?;
         let (verdict, cursor): (String, i64) =
             sqlx::query_as("select verdict, cursor from pg_temp.plan_accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
                 .bind(scope.user())
@@ -137,19 +155,28 @@ impl Store {
             _ => {
                 self.hints.work();
                 self.hints.feed(scope.user());
-                Accepted::Plan { plan, message: draft.message, cursor }
+                Accepted::Plan {
+                    plan,
+                    message: draft.message,
+                    cursor,
+                }
             }
         })
     }
 
     /// Stops a plan. Running steps are told at once and end cancelled.
-    pub async fn cancel_plan(&self, scope: UserScope, plan: PlanId) -> Result<Cancelled, StoreError> {
-        let verdict: String = sqlx::query_scalar("select verdict from pg_temp.plan_cancel($1, $2, $3)")
-            .bind(scope.user())
-            .bind(plan)
-            .bind(self.clock.instant())
-            .fetch_one(&self.pool)
-            .await?;
+    pub async fn cancel_plan(
+        &self,
+        scope: UserScope,
+        plan: PlanId,
+    ) -> Result<Cancelled, StoreError> {
+        let verdict: String =
+            sqlx::query_scalar("select verdict from pg_temp.plan_cancel($1, $2, $3)")
+                .bind(scope.user())
+                .bind(plan)
+                .bind(self.clock.instant())
+                .fetch_one(&self.pool)
+                .await?;
         let cancelled = match verdict.as_str() {
             "cancelled" => Cancelled::Done,
             "cancelling" => Cancelled::Underway,
@@ -183,16 +210,22 @@ impl Store {
 
     /// Whether a plan has ended, by its key alone; a plan that is not there counts as ended.
     pub async fn plan_closed(&self, scope: UserScope, id: PlanId) -> Result<bool, StoreError> {
-        let state: Option<PlanState> = sqlx::query_scalar("select state from plans where user_id = $1 and id = $2")
-            .bind(scope.user())
-            .bind(id)
-            .fetch_optional(&self.pool)
-            .await?;
+        let state: Option<PlanState> =
+            sqlx::query_scalar("select state from plans where user_id = $1 and id = $2")
+                .bind(scope.user())
+                .bind(id)
+                .fetch_optional(&self.pool)
+                .await?;
         Ok(state != Some(PlanState::Active))
     }
 
     /// Plans, newest first, older than `before`.
-    pub async fn plans(&self, scope: UserScope, before: Option<PlanId>, limit: i64) -> Result<Vec<Plan>, StoreError> {
+    pub async fn plans(
+        &self,
+        scope: UserScope,
+        before: Option<PlanId>,
+        limit: i64,
+    ) -> Result<Vec<Plan>, StoreError> {
         Ok(sqlx::query_as(
             "select p.id, p.session_id, p.message_id, p.mode, p.goal, p.state, p.queued, p.revision, p.cancel_requested_at,
                     p.created_at, p.updated_at, p.finished_at, c.counts, c.planning
@@ -211,7 +244,13 @@ impl Store {
     }
 
     /// Steps of a plan in the order in which it was written, after position `after` (-1: from the first).
-    pub async fn steps(&self, scope: UserScope, plan: PlanId, after: i32, limit: i64) -> Result<Vec<Step>, StoreError> {
+    pub async fn steps(
+        &self,
+        scope: UserScope,
+        plan: PlanId,
+        after: i32,
+        limit: i64,
+    ) -> Result<Vec<Step>, StoreError> {
         Ok(sqlx::query_as(
             "select s.id, s.key, s.kind, s.agent_id, a.name as agent_name, s.spec, s.state, s.attempt, s.failures,
                     coalesce((select jsonb_agg(jsonb_build_object('key', n.key, 'when', e.met_when) order by n.position)

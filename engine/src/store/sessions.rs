@@ -46,7 +46,11 @@ pub struct Message {
 
 impl Store {
     /// Opens a conversation.
-    pub async fn create_session(&self, scope: UserScope, title: Option<&str>) -> Result<Session, StoreError> {
+    pub async fn create_session(
+        &self,
+        scope: UserScope,
+        title: Option<&str>,
+    ) -> Result<Session, StoreError> {
         Ok(sqlx::query_as(
             "insert into chat_sessions (user_id, id, title) values ($1, $2, $3)
              returning id, title, active_plan_id, created_at, updated_at",
@@ -59,7 +63,12 @@ impl Store {
     }
 
     /// Conversations, newest first, older than `before`.
-    pub async fn sessions(&self, scope: UserScope, before: Option<SessionId>, limit: i64) -> Result<Vec<Session>, StoreError> {
+    pub async fn sessions(
+        &self,
+        scope: UserScope,
+        before: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Vec<Session>, StoreError> {
         Ok(sqlx::query_as(
             "select id, title, active_plan_id, created_at, updated_at from chat_sessions
              where user_id = $1 and id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff') and deleted_at is null
@@ -73,7 +82,11 @@ impl Store {
     }
 
     /// One conversation.
-    pub async fn session(&self, scope: UserScope, id: SessionId) -> Result<Option<Session>, StoreError> {
+    pub async fn session(
+        &self,
+        scope: UserScope,
+        id: SessionId,
+    ) -> Result<Option<Session>, StoreError> {
         Ok(sqlx::query_as(
             "select id, title, active_plan_id, created_at, updated_at from chat_sessions
              where user_id = $1 and id = $2 and deleted_at is null",
@@ -86,7 +99,10 @@ impl Store {
 
     /// Renames a conversation; none: not there.
     pub async fn rename_session(
-        &self, scope: UserScope, id: SessionId, title: Option<&str>,
+        &self,
+        scope: UserScope,
+        id: SessionId,
+        title: Option<&str>,
     ) -> Result<Option<Session>, StoreError> {
         Ok(sqlx::query_as(
             "update chat_sessions set title = $3, updated_at = now()
@@ -101,7 +117,11 @@ impl Store {
     }
 
     /// Closes a conversation and cancels its open plans; `false`: not there.
-    pub async fn delete_session(&self, scope: UserScope, id: SessionId) -> Result<bool, StoreError> {
+    pub async fn delete_session(
+        &self,
+        scope: UserScope,
+        id: SessionId,
+    ) -> Result<bool, StoreError> {
         let closed = sqlx::query("update chat_sessions set deleted_at = now() where user_id = $1 and id = $2 and deleted_at is null")
             .bind(scope.user())
             .bind(id)
@@ -126,7 +146,11 @@ impl Store {
 
     /// What was said, oldest first, after `after`.
     pub async fn messages(
-        &self, scope: UserScope, session: SessionId, after: Option<MessageId>, limit: i64,
+        &self,
+        scope: UserScope,
+        session: SessionId,
+        after: Option<MessageId>,
+        limit: i64,
     ) -> Result<Vec<Message>, StoreError> {
         Ok(sqlx::query_as(
             "select m.id, m.session_id, m.role, m.content, m.plan_id, m.agent_id, m.created_at from messages m
@@ -145,7 +169,12 @@ impl Store {
     }
 
     /// The answer that a plan gave, if it gave one.
-    pub async fn answer_of(&self, scope: UserScope, session: SessionId, plan: PlanId) -> Result<Option<Message>, StoreError> {
+    pub async fn answer_of(
+        &self,
+        scope: UserScope,
+        session: SessionId,
+        plan: PlanId,
+    ) -> Result<Option<Message>, StoreError> {
         Ok(sqlx::query_as(
             "select id, session_id, role, content, plan_id, agent_id, created_at from messages
              where user_id = $1 and session_id = $2 and plan_id = $3 and role = 'assistant'

@@ -77,40 +77,60 @@ struct TurnRow {
 impl Store {
     /// Commits outcomes and claims up to `limit` steps in the same round trip. All or nothing: after an error nothing was
     /// committed, or everything was and the reply was lost; the fence makes a second try harmless.
-    pub async fn turn(&self, finishes: &[Finish<'_>], worker: WorkerId, limit: usize) -> Result<Turn, StoreError> {
+    pub async fn turn(
+        &self,
+        finishes: &[Finish<'_>],
+        worker: WorkerId,
+        limit: usize,
+    ) -> Result<Turn, StoreError> {
         let mut connection = self.pool.acquire().await?;
         self.turn_on(&mut connection, finishes, worker, limit).await
     }
 
     /// The same on a connection that the caller keeps: each return to the pool costs a ping of its own.
     pub(super) async fn turn_on(
-        &self, connection: &mut PgConnection, finishes: &[Finish<'_>], worker: WorkerId, limit: usize,
+        &self,
+        connection: &mut PgConnection,
+        finishes: &[Finish<'_>],
+        worker: WorkerId,
+        limit: usize,
     ) -> Result<Turn, StoreError> {
         let users: Vec<Uuid> = finishes.iter().map(|finish| finish.user.0).collect();
         let plans: Vec<Uuid> = finishes.iter().map(|finish| finish.plan.0).collect();
         let steps: Vec<Uuid> = finishes.iter().map(|finish| finish.step.0).collect();
         let tokens: Vec<i64> = finishes.iter().map(|finish| finish.token).collect();
-        let outcomes: Vec<&str> = finishes.iter().map(|finish| finish.outcome.word()).collect();
-        let bodies: Vec<Value> = finishes.iter().map(|finish| finish.outcome.body()).collect();
-        let rows: Vec<TurnRow> = sqlx::query_as("select * from pg_temp.step_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
-            .bind(users)
-            .bind(plans)
-            .bind(steps)
-            .bind(tokens)
-            .bind(outcomes)
-            .bind(bodies)
-            .bind(worker)
-            .bind(i32::try_from(limit).unwrap_or(i32::MAX))
-            .bind(self.lease_interval())
-            .bind(self.clock.instant())
-            .fetch_all(connection)
-            .await?;
+        let outcomes: Vec<&str> = finishes
+            .iter()
+            .map(|finish| finish.outcome.word())
+            .collect();
+        let bodies: Vec<Value> = finishes
+            .iter()
+            .map(|finish| finish.outcome.body())
+            .collect();
+        let rows: Vec<TurnRow> = sqlx::query_as(
+            "select * from pg_temp.step_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        )
+        .bind(users)
+        .bind(plans)
+        .bind(steps)
+        .bind(tokens)
+        .bind(outcomes)
+        .bind(bodies)
+        .bind(worker)
+        .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+        .bind(self.lease_interval())
+        .bind(self.clock.instant())
+        .fetch_all(connection)
+        .await?;
         let mut turn = Turn::default();
         for row in rows {
             if row.verdict == "claimed" {
                 turn.claimed.extend(row.into_claim());
             } else {
-                turn.fenced.push(Fenced { step: row.id, token: row.token });
+                turn.fenced.push(Fenced {
+                    step: row.id,
+                    token: row.token,
+                });
             }
         }
         Ok(turn)
@@ -123,25 +143,44 @@ impl Store {
 
     /// Commits one outcome; `false`: the lease was gone and nothing changed.
     pub async fn finish(&self, claim: &Claim, outcome: &Outcome) -> Result<bool, StoreError> {
-        let turn = self.turn(&[Finish::of(claim, outcome)], WorkerId(Uuid::nil()), 0).await?;
+        let turn = self
+            .turn(&[Finish::of(claim, outcome)], WorkerId(Uuid::nil()), 0)
+            .await?;
         Ok(turn.fenced.is_empty())
     }
 
     /// Extends leases; those missing from the answer are lost.
     pub async fn renew(&self, held: &[(UserId, StepId, i64)]) -> Result<Vec<Renewed>, StoreError> {
-        let renewed = sqlx::query_as("select id, token, cancelling from pg_temp.lease_renew($1, $2, $3, $4, $5)")
-            .bind(held.iter().map(|(user, _, _)| user.0).collect::<Vec<Uuid>>())
-            .bind(held.iter().map(|(_, step, _)| step.0).collect::<Vec<Uuid>>())
-            .bind(held.iter().map(|(_, _, token)| *token).collect::<Vec<i64>>())
-            .bind(self.lease_interval())
-            .bind(self.clock.instant())
-            .fetch_all(&self.pool)
-            .await?;
+        let renewed = sqlx::query_as(
+            "select id, token, cancelling from pg_temp.lease_renew($1, $2, $3, $4, $5)",
+        )
+        .bind(
+            held.iter()
+                .map(|(user, _, _)| user.0)
+                .collect::<Vec<Uuid>>(),
+        )
+        .bind(
+            held.iter()
+                .map(|(_, step, _)| step.0)
+                .collect::<Vec<Uuid>>(),
+        )
+        .bind(
+            held.iter()
+                .map(|(_, _, token)| *token)
+                .collect::<Vec<i64>>(),
+        )
+        .bind(self.lease_interval())
+        .bind(self.clock.instant())
+        .fetch_all(&self.pool)
+        .await?;
         Ok(renewed)
     }
 
     /// Leases that a worker holds by the rows' account: what a lost reply may have granted without its knowing.
-    pub async fn leases_of(&self, worker: WorkerId) -> Result<Vec<(UserId, PlanId, StepId, i64)>, StoreError> {
+    pub async fn leases_of(
+        &self,
+        worker: WorkerId,
+    ) -> Result<Vec<(UserId, PlanId, StepId, i64)>, StoreError> {
         let leases = sqlx::query_as(
             "select l.user_id, s.plan_id, l.step_id, l.token from leases l
              join steps s on s.user_id = l.user_id and s.id = l.step_id where l.worker_id = $1",
@@ -167,8 +206,16 @@ impl Store {
             return Ok(0);
         }
         let lost = Outcome::Lost;
-        let finishes: Vec<Finish<'_>> =
-            expired.iter().map(|&(user, plan, step, token)| Finish { user, plan, step, token, outcome: &lost }).collect();
+        let finishes: Vec<Finish<'_>> = expired
+            .iter()
+            .map(|&(user, plan, step, token)| Finish {
+                user,
+                plan,
+                step,
+                token,
+                outcome: &lost,
+            })
+            .collect();
         let turn = self.turn(&finishes, WorkerId(Uuid::nil()), 0).await?;
         self.tell(expired.iter().map(|(user, ..)| *user));
         Ok(expired.len() - turn.fenced.len())
@@ -213,30 +260,57 @@ impl Store {
             return Ok(0);
         }
         let decisions = due.iter().map(|(_, _, kind)| kind.at_deadline()).collect();
-        self.close_waits(due.iter().map(|(user, wait, _)| (*user, *wait)).collect(), decisions, vec![Value::Null; due.len()], true).await
+        self.close_waits(
+            due.iter().map(|(user, wait, _)| (*user, *wait)).collect(),
+            decisions,
+            vec![Value::Null; due.len()],
+            true,
+        )
+        .await
     }
 
     /// Decides a wait and wakes its step; `false`: it is decided, past its deadline, or not there.
     pub async fn resolve_wait(
-        &self, scope: UserScope, wait: WaitId, decision: Decision, answer: Value,
+        &self,
+        scope: UserScope,
+        wait: WaitId,
+        decision: Decision,
+        answer: Value,
     ) -> Result<bool, StoreError> {
-        let closed = self.close_waits(vec![(scope.user(), wait)], vec![decision], vec![answer], false).await?;
+        let closed = self
+            .close_waits(
+                vec![(scope.user(), wait)],
+                vec![decision],
+                vec![answer],
+                false,
+            )
+            .await?;
         Ok(closed == 1)
     }
 
     async fn close_waits(
-        &self, waits: Vec<(UserId, WaitId)>, decisions: Vec<Decision>, answers: Vec<Value>, expire: bool,
+        &self,
+        waits: Vec<(UserId, WaitId)>,
+        decisions: Vec<Decision>,
+        answers: Vec<Value>,
+        expire: bool,
     ) -> Result<usize, StoreError> {
-        let closed: Vec<(UserId, WaitId)> =
-            sqlx::query_as("select user_id, id from pg_temp.waits_close($1, $2, $3::wait_decision[], $4, $5, $6)")
-                .bind(waits.iter().map(|(user, _)| user.0).collect::<Vec<Uuid>>())
-                .bind(waits.iter().map(|(_, wait)| wait.0).collect::<Vec<Uuid>>())
-                .bind(decisions.iter().map(|decision| decision.as_str()).collect::<Vec<&str>>())
-                .bind(answers)
-                .bind(expire)
-                .bind(self.clock.instant())
-                .fetch_all(&self.pool)
-                .await?;
+        let closed: Vec<(UserId, WaitId)> = sqlx::query_as(
+            "select user_id, id from pg_temp.waits_close($1, $2, $3::wait_decision[], $4, $5, $6)",
+        )
+        .bind(waits.iter().map(|(user, _)| user.0).collect::<Vec<Uuid>>())
+        .bind(waits.iter().map(|(_, wait)| wait.0).collect::<Vec<Uuid>>())
+        .bind(
+            decisions
+                .iter()
+                .map(|decision| decision.as_str())
+                .collect::<Vec<&str>>(),
+        )
+        .bind(answers)
+        .bind(expire)
+        .bind(self.clock.instant())
+        .fetch_all(&self.pool)
+        .await?;
         if !closed.is_empty() {
             self.hints.work();
             self.tell(closed.iter().map(|(user, _)| *user));
@@ -252,14 +326,24 @@ impl Store {
 
     fn lease_interval(&self) -> PgInterval {
         // A lease is seconds to minutes; an interval holds 292,000 years.
-        PgInterval { months: 0, days: 0, microseconds: i64::try_from(self.lease.as_micros()).unwrap_or(i64::MAX) }
+        PgInterval {
+            months: 0,
+            days: 0,
+            microseconds: i64::try_from(self.lease.as_micros()).unwrap_or(i64::MAX),
+        }
     }
 }
 
 impl<'a> Finish<'a> {
     /// The finish of a claim.
     pub fn of(claim: &Claim, outcome: &'a Outcome) -> Self {
-        Self { user: claim.scope.user(), plan: claim.plan, step: claim.id, token: claim.token, outcome }
+        Self {
+            user: claim.scope.user(),
+            plan: claim.plan,
+            step: claim.id,
+            token: claim.token,
+            outcome,
+        }
     }
 }
 

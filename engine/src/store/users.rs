@@ -4,12 +4,18 @@ use crate::{error::StoreError, id::UserId, store::Store};
 
 impl Store {
     /// The person behind a token, created at first sight.
-    pub async fn user_at_sight(&self, issuer: &str, subject: &str, email: Option<&str>) -> Result<UserId, StoreError> {
-        let known: Option<UserId> = sqlx::query_scalar("select id from users where issuer = $1 and subject = $2")
-            .bind(issuer)
-            .bind(subject)
-            .fetch_optional(&self.pool)
-            .await?;
+    pub async fn user_at_sight(
+        &self,
+        issuer: &str,
+        subject: &str,
+        email: Option<&str>,
+    ) -> Result<UserId, StoreError> {
+        let known: Option<UserId> =
+            sqlx::query_scalar("select id from users where issuer = $1 and subject = $2")
+                .bind(issuer)
+                .bind(subject)
+                .fetch_optional(&self.pool)
+                .await?;
         if let Some(user) = known {
             return Ok(user);
         }

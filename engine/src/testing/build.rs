@@ -21,7 +21,9 @@ pub enum Shape {
 /// A plan of agent steps, its agents taken in turn.
 pub fn explicit(shape: Shape, agents: &[AgentId], session: Option<SessionId>) -> NewPlan {
     let needs: Vec<Vec<usize>> = match shape {
-        Shape::Chain(length) => (0..length).map(|n| n.checked_sub(1).into_iter().collect()).collect(),
+        Shape::Chain(length) => (0..length)
+            .map(|n| n.checked_sub(1).into_iter().collect())
+            .collect(),
         Shape::Flat(width) => vec![Vec::new(); width],
         Shape::Diamond(width) => {
             let mut needs = vec![Vec::new()];
@@ -39,10 +41,23 @@ pub fn explicit(shape: Shape, agents: &[AgentId], session: Option<SessionId>) ->
             key: format!("s{n}"),
             kind: StepKind::Agent,
             agent_id: (!agents.is_empty()).then(|| agents[n % agents.len()]),
-            spec: StepSpec { prompt: Some(format!("step {n}")), ..StepSpec::default() },
+            spec: StepSpec {
+                prompt: Some(format!("step {n}")),
+                ..StepSpec::default()
+            },
             max_failures: None,
-            needs: needs.into_iter().map(|need| NewNeed { id: ids[need], when: When::Success }).collect(),
+            needs: needs
+                .into_iter()
+                .map(|need| NewNeed {
+                    id: ids[need],
+                    when: When::Success,
+                })
+                .collect(),
         })
         .collect();
-    NewPlan { session, goal: format!("{shape:?}"), steps }
+    NewPlan {
+        session,
+        goal: format!("{shape:?}"),
+        steps,
+    }
 }

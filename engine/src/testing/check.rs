@@ -80,31 +80,57 @@ const RULES: &[(&str, &str)] = &[
 /// Finds what breaks an invariant; empty: all hold. Consistent only while nothing commits, or under one snapshot.
 pub async fn check_invariants(pool: &PgPool) -> Result<Vec<Violation>, sqlx::Error> {
     let mut snapshot = pool.begin().await?;
-    sqlx::query("set transaction isolation level repeatable read").execute(&mut *snapshot).await?;
-    for setting in ["set local enable_seqscan = on", "set local enable_hashjoin = on", "set local plan_cache_mode = auto"] {
+    sqlx::query("set transaction isolation level repeatable read")
+        .execute(&mut *snapshot)
+        .await?;
+    for setting in [
+        "set local enable_seqscan = on",
+        "set local enable_hashjoin = on",
+        "set local plan_cache_mode = auto",
+    ] {
         sqlx::query(setting).execute(&mut *snapshot).await?;
     }
     let mut violations = Vec::new();
     for (rule, query) in RULES {
         let examples: Vec<String> = sqlx::query_scalar(*query).fetch_all(&mut *snapshot).await?;
         if let Some(first) = examples.first() {
-            violations.push(Violation { rule, example: format!("{first} ({} in all)", examples.len()) });
+            violations.push(Violation {
+                rule,
+                example: format!("{first} ({} in all)", examples.len()),
+            });
         }
     }
     Ok(violations)
 }
 
 /// A plan as text: its state, each step with its state and runs, and the events in order. For snapshots.
-pub async fn picture(store: &Store, scope: UserScope, plan: PlanId) -> Result<String, crate::StoreError> {
-    let Some(head) = store.plan(scope, plan).await? else { return Ok("no such plan\n".to_owned()) };
+pub async fn picture(
+    store: &Store,
+    scope: UserScope,
+    plan: PlanId,
+) -> Result<String, crate::StoreError> {
+    let Some(head) = store.plan(scope, plan).await? else {
+        return Ok("no such plan\n".to_owned());
+    };
     let mut lines = vec![format!("plan {} {:?}", head.state.as_str(), head.phase())];
     for step in store.steps(scope, plan, -1, 10_000).await? {
         let needs: Vec<&str> = step.needs.iter().map(|need| need.key.as_str()).collect();
-        lines.push(format!("  {} [{}] {} run {} needs {:?}", step.key, step.kind, step.state.as_str(), step.attempt, needs));
+        lines.push(format!(
+            "  {} [{}] {} run {} needs {:?}",
+            step.key,
+            step.kind,
+            step.state.as_str(),
+            step.attempt,
+            needs
+        ));
     }
     for event in store.events_after(scope, None, 0, 10_000).await? {
         if event.plan_id == Some(plan) {
-            let key = event.payload.get("key").and_then(serde_json::Value::as_str).unwrap_or("-");
+            let key = event
+                .payload
+                .get("key")
+                .and_then(serde_json::Value::as_str)
+                .unwrap_or("-");
             lines.push(format!("  > {} {key}", event.event_type));
         }
     }

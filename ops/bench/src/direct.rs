@@ -25,8 +25,15 @@ struct Person {
 
 impl Person {
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let request = self.http.post(format!("{}/my/{path}", self.url)).bearer_auth(&self.token);
-        let response = request.header("Prefer", "wait=20").json(body).send().await?;
+        let request = self
+            .http
+            .post(format!("{}/my/{path}", self.url))
+            .bearer_auth(&self.token);
+        let response = request
+            .header("Prefer", "wait=20")
+            .json(body)
+            .send()
+            .await?;
         let status = response.status();
         let body: Value = response.json().await?;
         ensure!(status.is_success(), "{path}: {status} {body}");
@@ -35,12 +42,20 @@ impl Person {
 
     async fn session(&self) -> anyhow::Result<String> {
         let session = self.post("chat/sessions/", &json!({})).await?;
-        Ok(session["id"].as_str().context("a session has an id")?.to_owned())
+        Ok(session["id"]
+            .as_str()
+            .context("a session has an id")?
+            .to_owned())
     }
 
     async fn ask(&self, session: &str) -> anyhow::Result<Duration> {
         let asked = Instant::now();
-        let said = self.post(&format!("chat/{session}/message/"), &json!({ "content": "Say hello.", "target_agent": "coder" })).await?;
+        let said = self
+            .post(
+                &format!("chat/{session}/message/"),
+                &json!({ "content": "Say hello.", "target_agent": "coder" }),
+            )
+            .await?;
         ensure!(said["answer"]["content"].is_string(), "no answer: {said}");
         Ok(asked.elapsed())
     }
@@ -55,9 +70,23 @@ pub(crate) async fn direct(bench: &Bench, seconds: u64) -> anyhow::Result<Value>
     let (api_store, worker_store) = bench.tiers()?;
     let config = ApiConfig::new(auth::AuthConfig::hs256(secret.clone()));
     let serving = tokio::spawn(api::serve(listener, api_store, config, stop.clone()));
-    let working = tokio::spawn(worker::run(worker_store, WorkerConfig::default(), stop.clone()));
-    let token = auth::dev_token(&secret, &format!("bench-{}", uuid::Uuid::now_v7()), Duration::from_secs(3600), None, None)?;
-    let person = Person { http: Client::builder().no_proxy().build()?, url, token };
+    let working = tokio::spawn(worker::run(
+        worker_store,
+        WorkerConfig::default(),
+        stop.clone(),
+    ));
+    let token = auth::dev_token(
+        &secret,
+        &format!("bench-{}", uuid::Uuid::now_v7()),
+        Duration::from_secs(3600),
+        None,
+        None,
+    )?;
+    let person = Person {
+        http: Client::builder().no_proxy().build()?,
+        url,
+        token,
+    };
     person.post("agents/", &json!({ "name": "coder", "config": { "model": "scripted/default", "max_concurrency": 10 } })).await?;
 
     let session = person.session().await?;
@@ -74,8 +103,10 @@ pub(crate) async fn direct(bench: &Bench, seconds: u64) -> anyhow::Result<Value>
     stop.cancel();
     serving.await??;
     working.await??;
-    Ok(json!({ "workload": "direct", "p50_ms": millis(p50), "p95_ms": millis(p95), "bar_p50_ms": 10, "bar_p95_ms": 20,
-               "per_s_16_clients": together, "p50_ms_16_clients": millis(crowd_p50), "p95_ms_16_clients": millis(crowd_p95), "bar_per_s": 300 }))
+    Ok(
+        json!({ "workload": "direct", "p50_ms": millis(p50), "p95_ms": millis(p95), "bar_p50_ms": 10, "bar_p95_ms": 20,
+               "per_s_16_clients": together, "p50_ms_16_clients": millis(crowd_p50), "p95_ms_16_clients": millis(crowd_p95), "bar_per_s": 300 }),
+    )
 }
 
 async fn crowd(person: &Person, length: Duration) -> anyhow::Result<(u64, Vec<Duration>)> {

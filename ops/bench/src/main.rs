@@ -32,8 +32,11 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let bench = setup::Bench::start(args.database_url.as_deref(), args.profile).await?;
     let all = ["limit", "diamonds", "chain", "idle", "full-agent", "direct"];
-    let wanted: Vec<&str> =
-        if args.workloads.is_empty() { all.to_vec() } else { args.workloads.iter().map(String::as_str).collect() };
+    let wanted: Vec<&str> = if args.workloads.is_empty() {
+        all.to_vec()
+    } else {
+        args.workloads.iter().map(String::as_str).collect()
+    };
     for name in wanted {
         let line = match name {
             "limit" => workloads::limit(&bench, args.seconds).await?,

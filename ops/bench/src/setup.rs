@@ -30,8 +30,16 @@ impl Bench {
             None => tokio::task::spawn_blocking(move || private(profile)).await??,
         };
         store::migrate(&url).await?;
-        let raw = PgPoolOptions::new().max_connections(20).connect(&url).await?;
-        Ok(Self { url, raw, stop: CancellationToken::new(), _postgres: postgres })
+        let raw = PgPoolOptions::new()
+            .max_connections(20)
+            .connect(&url)
+            .await?;
+        Ok(Self {
+            url,
+            raw,
+            stop: CancellationToken::new(),
+            _postgres: postgres,
+        })
     }
 
     /// Calls and time of each transition so far, in the function alone and with those it calls.
@@ -49,33 +57,64 @@ impl Bench {
 
     /// A store whose hints reach other processes, as in production.
     pub(crate) fn store(&self) -> anyhow::Result<Store> {
-        let limits = PoolLimits { max: 8, ..PoolLimits::default() };
-        let reach = Reach { postgres: store::pool(&self.url, PoolLimits { max: 3, ..limits })?, redis: None };
-        Ok(Store::new(store::pool(&self.url, limits)?, Hints::start(reach, &self.stop), Duration::from_secs(30)))
+        let limits = PoolLimits {
+            max: 8,
+            ..PoolLimits::default()
+        };
+        let reach = Reach {
+            postgres: store::pool(&self.url, PoolLimits { max: 3, ..limits })?,
+            redis: None,
+        };
+        Ok(Store::new(
+            store::pool(&self.url, limits)?,
+            Hints::start(reach, &self.stop),
+            Duration::from_secs(30),
+        ))
     }
 
     /// The stores of an API and a worker in one process, with pools apart and the hints in common, as `codelab up` has them.
     pub(crate) fn tiers(&self) -> anyhow::Result<(Store, Store)> {
-        let limits = PoolLimits { max: 16, ..PoolLimits::default() };
-        let reach = Reach { postgres: store::pool(&self.url, PoolLimits { max: 3, ..limits })?, redis: None };
+        let limits = PoolLimits {
+            max: 16,
+            ..PoolLimits::default()
+        };
+        let reach = Reach {
+            postgres: store::pool(&self.url, PoolLimits { max: 3, ..limits })?,
+            redis: None,
+        };
         let hints = Hints::start(reach, &self.stop);
         let lease = Duration::from_secs(30);
         let api = Store::new(store::pool(&self.url, limits)?, hints.clone(), lease);
-        Ok((api, Store::new(store::pool(&self.url, limits)?, hints, lease)))
+        Ok((
+            api,
+            Store::new(store::pool(&self.url, limits)?, hints, lease),
+        ))
     }
 
     /// Users with agents: `(scope, agents)`.
     pub(crate) async fn people(
-        &self, store: &Store, users: usize, agents: usize, max_concurrency: u8,
+        &self,
+        store: &Store,
+        users: usize,
+        agents: usize,
+        max_concurrency: u8,
     ) -> anyhow::Result<Vec<(UserScope, Vec<AgentId>)>> {
         let mut people = Vec::new();
-        let config = AgentConfig { max_concurrency, ..AgentConfig::default() };
+        let config = AgentConfig {
+            max_concurrency,
+            ..AgentConfig::default()
+        };
         for user in 0..users {
             let subject = format!("bench-{user}-{}", uuid::Uuid::now_v7());
             let scope = UserScope::vouched(store.user_at_sight("", &subject, None).await?);
             let mut team = Vec::new();
             for agent in 0..agents {
-                team.push(store.create_agent(scope, &format!("agent-{agent}"), &config).await?.id);
+                team.push(
+                    store
+                        .create_agent(scope, &format!("agent-{agent}"), &config)
+                        .await?
+                        .id,
+                );
             }
             people.push((scope, team));
         }
@@ -88,8 +127,16 @@ type Private = (String, Option<(Postgres, tempfile::TempDir)>);
 fn private(profile: bool) -> anyhow::Result<Private> {
     let folder = tempfile::tempdir()?;
     // Time by transition, for `--profile`; costs a few percent.
-    let settings = if profile { vec![("track_functions".to_owned(), "all".to_owned())] } else { Vec::new() };
-    let options = PostgresOptions { max_connections: 100, settings, ..PostgresOptions::new(folder.path().join("data")) };
+    let settings = if profile {
+        vec![("track_functions".to_owned(), "all".to_owned())]
+    } else {
+        Vec::new()
+    };
+    let options = PostgresOptions {
+        max_connections: 100,
+        settings,
+        ..PostgresOptions::new(folder.path().join("data"))
+    };
     let postgres = Postgres::start(options).context("failed to start a private Postgres")?;
     postgres.create_database("bench", None)?;
     Ok((postgres.url("bench"), Some((postgres, folder))))

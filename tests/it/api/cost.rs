@@ -31,7 +31,8 @@ impl Visit for Summary {
     fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
     fn record_str(&mut self, field: &Field, text: &str) {
         if field.name() == "summary" {
-            self.of_a_new_connection = text.starts_with("-- types") || text.starts_with("SELECT pg_type");
+            self.of_a_new_connection =
+                text.starts_with("-- types") || text.starts_with("SELECT pg_type");
         }
     }
 }
@@ -53,7 +54,8 @@ impl Subscriber for Statements {
     fn event(&self, event: &Event<'_>) {
         let mut summary = Summary::default();
         event.record(&mut summary);
-        self.0.fetch_add(usize::from(!summary.of_a_new_connection), Ordering::SeqCst);
+        self.0
+            .fetch_add(usize::from(!summary.of_a_new_connection), Ordering::SeqCst);
     }
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
         span::Id::from_u64(1)
@@ -86,23 +88,49 @@ async fn a_request_costs_so_many_statements() {
     let steps = json!([{"key": "a", "agent": "coder"}, {"key": "b", "agent": agent}]);
     let get = |path: &str| api.request("ada", Method::GET, path);
     let post = |path: &str, body| api.request("ada", Method::POST, path).json(&body);
-    let patch = api.request("ada", Method::PATCH, &format!("/my/agents/{agent}/")).json(&json!({"config": {"about": "x"}}));
+    let patch = api
+        .request("ada", Method::PATCH, &format!("/my/agents/{agent}/"))
+        .json(&json!({"config": {"about": "x"}}));
     let table = [
         ("GET agents", get("/my/agents/"), 1),
         ("GET agent", get(&format!("/my/agents/{agent}/")), 1),
         ("PATCH agent", patch, 3),
         ("GET sessions", get("/my/chat/sessions/"), 1),
-        ("GET messages", get(&format!("/my/chat/{session}/messages/")), 2),
+        (
+            "GET messages",
+            get(&format!("/my/chat/{session}/messages/")),
+            2,
+        ),
         ("GET plan", get(&format!("/my/plans/{plan}/")), 1),
         ("GET steps", get(&format!("/my/plans/{plan}/steps/")), 1),
         ("GET graph", get(&format!("/my/plans/{plan}/graph/")), 2),
-        ("POST plan", post("/my/plans/", json!({"goal": "x", "steps": steps})), 3),
-        ("POST message, orchestrated", post(&say, json!({"content": "x"})), 1),
-        ("POST message, direct", post(&say, json!({"content": "x", "target_agent": "coder"})), 2),
-        ("POST cancel", api.request("ada", Method::POST, &format!("/my/plans/{plan}/cancel/")), 1),
+        (
+            "POST plan",
+            post("/my/plans/", json!({"goal": "x", "steps": steps})),
+            3,
+        ),
+        (
+            "POST message, orchestrated",
+            post(&say, json!({"content": "x"})),
+            1,
+        ),
+        (
+            "POST message, direct",
+            post(&say, json!({"content": "x", "target_agent": "coder"})),
+            2,
+        ),
+        (
+            "POST cancel",
+            api.request("ada", Method::POST, &format!("/my/plans/{plan}/cancel/")),
+            1,
+        ),
         ("bad JSON", post("/my/agents/", json!([])), 0),
         ("no token", api.open(Method::GET, "/my/agents/"), 0),
-        ("a new person's first request", api.request("eve", Method::GET, "/my/agents/"), 3),
+        (
+            "a new person's first request",
+            api.request("eve", Method::GET, "/my/agents/"),
+            3,
+        ),
     ];
     for (what, request, expected) in table {
         let before = statements.count();
@@ -124,7 +152,11 @@ async fn a_hundred_streams_of_one_person_read_an_event_once() {
     // The last stream has begun to listen once it has shown what there was.
     let path = format!("/my/chat/{session}/message/");
     api.post("ada", &path, json!({"content": "one"})).await.ok();
-    let last = api.store.last_seq(api.scope("ada").await).await.expect("a seq");
+    let last = api
+        .store
+        .last_seq(api.scope("ada").await)
+        .await
+        .expect("a seq");
     for feed in &mut feeds {
         feed.until(last).await;
     }
@@ -144,7 +176,9 @@ async fn a_waiting_message_costs_its_acceptance_its_answer_and_the_feed() {
     api.agent("ada", "coder").await;
     let session = api.session("ada").await;
     let request = api.request("ada", Method::POST, &format!("/my/chat/{session}/message/"));
-    let request = request.header("prefer", "wait=10").json(&json!({"content": "x", "target_agent": "coder"}));
+    let request = request
+        .header("prefer", "wait=10")
+        .json(&json!({"content": "x", "target_agent": "coder"}));
     let scope = api.scope("ada").await;
     let before = statements.count();
     // The worker that the test plays; what it costs is not the request's.
@@ -158,7 +192,12 @@ async fn a_waiting_message_costs_its_acceptance_its_answer_and_the_feed() {
         looks + 2
     };
     let (answered, others) = join(answer(request), work).await;
-    assert_eq!(answered.status, reqwest::StatusCode::OK, "{}", answered.text);
+    assert_eq!(
+        answered.status,
+        reqwest::StatusCode::OK,
+        "{}",
+        answered.text
+    );
     let cost = statements.count() - before - others;
     // The agent's name, the message, its answer; and one read of the feed for each hint that came: the acceptance and the
     // finish, shared by all who listen, and perhaps a poll.

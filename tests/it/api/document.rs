@@ -20,7 +20,10 @@ fn the_committed_description_is_the_generated_one() {
         std::fs::write(&path, &generated).expect("the file is written");
     }
     let committed = std::fs::read_to_string(&path).expect("api/openapi.json");
-    assert!(committed == generated, "api/openapi.json is old; run this test with CODELAB_BLESS=1 and commit the file");
+    assert!(
+        committed == generated,
+        "api/openapi.json is old; run this test with CODELAB_BLESS=1 and commit the file"
+    );
 }
 
 /// Each `(place, operation)`.
@@ -29,7 +32,10 @@ fn operations(document: &Value) -> Vec<(String, Value)> {
     let of_path = |(path, item): (&String, &Value)| {
         let operations = item.as_object().expect("operations").clone();
         let path = path.clone();
-        operations.into_iter().map(move |(method, operation)| (format!("{method} {path}"), operation)).collect::<Vec<_>>()
+        operations
+            .into_iter()
+            .map(move |(method, operation)| (format!("{method} {path}"), operation))
+            .collect::<Vec<_>>()
     };
     paths.iter().flat_map(of_path).collect()
 }
@@ -37,26 +43,52 @@ fn operations(document: &Value) -> Vec<(String, Value)> {
 #[test]
 fn every_operation_says_what_can_come_back() {
     let document = description();
-    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1.")), "{}", document["openapi"]);
+    assert!(
+        document["openapi"]
+            .as_str()
+            .is_some_and(|version| version.starts_with("3.1.")),
+        "{}",
+        document["openapi"]
+    );
     let mut ids = std::collections::HashSet::new();
     for (place, operation) in operations(&document) {
-        assert!(ids.insert(operation["operationId"].to_string()), "{place}: its id is taken");
-        assert!(operation["summary"].as_str().is_some_and(|text| !text.is_empty()), "{place} has no summary");
+        assert!(
+            ids.insert(operation["operationId"].to_string()),
+            "{place}: its id is taken"
+        );
+        assert!(
+            operation["summary"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty()),
+            "{place} has no summary"
+        );
         let responses = operation["responses"].as_object().expect("responses");
         for (status, response) in responses {
-            assert!(response["description"].as_str().is_some_and(|text| !text.is_empty()), "{place} {status} has no description");
+            assert!(
+                response["description"]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty()),
+                "{place} {status} has no description"
+            );
             let status: u16 = status.parse().expect("a status");
-            let problem = response["content"]["application/problem+json"]["schema"]["$ref"] == "#/components/schemas/Problem";
+            let problem = response["content"]["application/problem+json"]["schema"]["$ref"]
+                == "#/components/schemas/Problem";
             assert!(status < 400 || problem, "{place} {status} is no problem");
         }
         if place.contains("/my/") {
-            assert!(operation["security"][0].get("bearer").is_some(), "{place} needs no token");
+            assert!(
+                operation["security"][0].get("bearer").is_some(),
+                "{place} needs no token"
+            );
             let mut expected = vec!["401", "500", "503"];
             expected.extend(place.contains('{').then_some("404"));
             if !operation["requestBody"].is_null() {
                 expected.extend(["400", "413", "415", "422"]);
             }
-            let missing: Vec<_> = expected.into_iter().filter(|status| !responses.contains_key(*status)).collect();
+            let missing: Vec<_> = expected
+                .into_iter()
+                .filter(|status| !responses.contains_key(*status))
+                .collect();
             assert!(missing.is_empty(), "{place} does not say {missing:?}");
         }
     }
@@ -73,9 +105,19 @@ fn every_reference_leads_somewhere_and_every_path_parameter_is_described() {
         assert!(document.pointer(pointer).is_some(), "{reference}");
     }
     for (place, operation) in operations(&document) {
-        let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
-        for part in place.split('/').filter_map(|part| part.strip_prefix('{').and_then(|part| part.strip_suffix('}'))) {
-            let described = parameters.iter().any(|parameter| parameter["name"] == part && parameter["in"] == "path" && parameter["required"] == true);
+        let parameters = operation["parameters"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        for part in place.split('/').filter_map(|part| {
+            part.strip_prefix('{')
+                .and_then(|part| part.strip_suffix('}'))
+        }) {
+            let described = parameters.iter().any(|parameter| {
+                parameter["name"] == part
+                    && parameter["in"] == "path"
+                    && parameter["required"] == true
+            });
             assert!(described, "{place}: {part}");
         }
     }
@@ -84,7 +126,12 @@ fn every_reference_leads_somewhere_and_every_path_parameter_is_described() {
 fn collect(value: &Value, references: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
-            references.extend(fields.get("$ref").and_then(Value::as_str).map(str::to_owned));
+            references.extend(
+                fields
+                    .get("$ref")
+                    .and_then(Value::as_str)
+                    .map(str::to_owned),
+            );
             fields.values().for_each(|field| collect(field, references));
         }
         Value::Array(items) => items.iter().for_each(|item| collect(item, references)),
@@ -99,8 +146,15 @@ async fn the_description_and_its_page_come_without_a_token_and_from_here() {
     assert_eq!(served.ok(), &description());
     for path in ["/docs", "/docs/"] {
         let page = answer(api.open(Method::GET, path)).await;
-        assert!(page.status.is_success() && page.text.contains("swagger-ui"), "{path}: {}", page.text);
-        let elsewhere = page.text.lines().find(|line| line.contains("src=\"http") || line.contains("href=\"http"));
+        assert!(
+            page.status.is_success() && page.text.contains("swagger-ui"),
+            "{path}: {}",
+            page.text
+        );
+        let elsewhere = page
+            .text
+            .lines()
+            .find(|line| line.contains("src=\"http") || line.contains("href=\"http"));
         assert_eq!(elsewhere, None, "{path} loads nothing from elsewhere");
     }
     let script = answer(api.open(Method::GET, "/docs/swagger-ui-bundle.js")).await;

@@ -13,12 +13,18 @@ use super::{Api, Feed, Frame, answer, secret};
 
 /// Without a poll in the test's time: only hints wake.
 fn hints_only() -> ApiConfig {
-    ApiConfig { poll: Duration::from_hours(1), ..ApiConfig::new(AuthConfig::hs256(secret())) }
+    ApiConfig {
+        poll: Duration::from_hours(1),
+        ..ApiConfig::new(AuthConfig::hs256(secret()))
+    }
 }
 
 /// Polls fast, for tests in which nobody gives hints.
 fn polls_only() -> ApiConfig {
-    ApiConfig { poll: Duration::from_millis(20), ..ApiConfig::new(AuthConfig::hs256(secret())) }
+    ApiConfig {
+        poll: Duration::from_millis(20),
+        ..ApiConfig::new(AuthConfig::hs256(secret()))
+    }
 }
 
 fn ids(frames: &[Frame]) -> Vec<i64> {
@@ -37,13 +43,25 @@ fn from_start(api: &Api) -> RequestBuilder {
 async fn events_in_silence(api: &Api, plans: usize) {
     let scope = api.scope("ada").await;
     let other = api.database.store();
-    let agent: AgentId = match api.store.agents(scope, None, 1).await.expect("agents").first() {
+    let agent: AgentId = match api
+        .store
+        .agents(scope, None, 1)
+        .await
+        .expect("agents")
+        .first()
+    {
         Some(agent) => agent.id,
         None => codelab_tests::harness::agent(&api.store, scope, "coder", 3).await,
     };
     for _ in 0..plans {
-        other.accept_plan(scope, &explicit(Shape::Diamond(6), &[agent], None)).await.expect("accepted");
-        other.claim(engine::id::WorkerId::new(), 100).await.expect("a claim");
+        other
+            .accept_plan(scope, &explicit(Shape::Diamond(6), &[agent], None))
+            .await
+            .expect("accepted");
+        other
+            .claim(engine::id::WorkerId::new(), 100)
+            .await
+            .expect("a claim");
     }
 }
 
@@ -57,16 +75,40 @@ async fn an_event_is_sent_as_it_was_stored() {
     let api = Api::start_with(hints_only()).await;
     let session = api.session("ada").await;
     api.agent("ada", "coder").await;
-    let said = api.post("ada", &format!("/my/chat/{session}/message/"), json!({"content": "a\r\nb\n\nid: 99\nevent: x", "target_agent": "coder"})).await;
+    let said = api
+        .post(
+            "ada",
+            &format!("/my/chat/{session}/message/"),
+            json!({"content": "a\r\nb\n\nid: 99\nevent: x", "target_agent": "coder"}),
+        )
+        .await;
     let mut feed = Feed::open(from_start(&api)).await;
     let first = feed.event().await;
-    assert_eq!((first.id, first.event.as_str()), (Some(1), "message_created"));
-    assert_eq!(first.data["payload"]["content"], "a\r\nb\n\nid: 99\nevent: x", "and cannot break out of its line");
-    assert_eq!((&first.data["seq"], &first.data["event_type"]), (&json!(1), &json!("message_created")));
-    assert_eq!((&first.data["session_id"], &first.data["plan_id"]), (&json!(session), &said.json["plan_id"]));
+    assert_eq!(
+        (first.id, first.event.as_str()),
+        (Some(1), "message_created")
+    );
+    assert_eq!(
+        first.data["payload"]["content"], "a\r\nb\n\nid: 99\nevent: x",
+        "and cannot break out of its line"
+    );
+    assert_eq!(
+        (&first.data["seq"], &first.data["event_type"]),
+        (&json!(1), &json!("message_created"))
+    );
+    assert_eq!(
+        (&first.data["session_id"], &first.data["plan_id"]),
+        (&json!(session), &said.json["plan_id"])
+    );
     let stamp = first.data["timestamp"].as_str().expect("a timestamp");
-    assert!(chrono::DateTime::parse_from_rfc3339(stamp).is_ok(), "{stamp}");
-    assert_eq!(said.json["cursor"], 0, "everything of the message comes after its cursor");
+    assert!(
+        chrono::DateTime::parse_from_rfc3339(stamp).is_ok(),
+        "{stamp}"
+    );
+    assert_eq!(
+        said.json["cursor"], 0,
+        "everything of the message comes after its cursor"
+    );
 }
 
 #[tokio::test]
@@ -77,7 +119,10 @@ async fn streams_begun_at_any_moment_see_every_event_once() {
     // Writers and readers at the same time; the hints come as they come.
     let write = async {
         for _ in 0..60 {
-            api.store.accept_plan(scope, &explicit(Shape::Chain(3), &[agent], None)).await.expect("accepted");
+            api.store
+                .accept_plan(scope, &explicit(Shape::Chain(3), &[agent], None))
+                .await
+                .expect("accepted");
             api.work("done").await;
         }
         while api.work("done").await > 0 {}
@@ -120,7 +165,11 @@ async fn a_client_that_does_not_read_holds_nothing_up_and_loses_nothing() {
     .await
     .expect("events");
     api.store.hints().feed(ada);
-    assert_eq!(ids(&fast.until(many).await), all(1, many), "while the other one does not read");
+    assert_eq!(
+        ids(&fast.until(many).await),
+        all(1, many),
+        "while the other one does not read"
+    );
     assert_eq!(ids(&slow.until(many).await), all(1, many));
 }
 
@@ -130,7 +179,12 @@ async fn a_reader_that_was_left_behind_is_served_from_postgres() {
     let mut feed = Feed::open(from_start(&api)).await;
     let mut session_feed = {
         let session = api.session("ada").await;
-        Feed::open(api.request("ada", Method::GET, &format!("/my/chat/{session}/events/?after=0"))).await
+        Feed::open(api.request(
+            "ada",
+            Method::GET,
+            &format!("/my/chat/{session}/events/?after=0"),
+        ))
+        .await
     };
     // Far more lines than the channel holds, before anybody reads one.
     events_in_silence(&api, 500).await;
@@ -169,7 +223,8 @@ async fn a_stream_is_taken_up_again_where_it_broke() {
     for _ in 0..5 {
         let position = seen.last().copied().unwrap_or(0);
         // A browser repeats the old query and adds the header: the header counts.
-        let mut feed = Feed::open(from_start(&api).header("last-event-id", position.to_string())).await;
+        let mut feed =
+            Feed::open(from_start(&api).header("last-event-id", position.to_string())).await;
         for _ in 0..7 {
             seen.extend(feed.event().await.id);
         }
@@ -180,9 +235,20 @@ async fn a_stream_is_taken_up_again_where_it_broke() {
     // An empty header is what a browser sends that has seen nothing.
     let mut empty = Feed::open(from_start(&api).header("last-event-id", "")).await;
     assert_eq!(empty.event().await.id, Some(1));
-    for odd in ["abc", "-1", "+1", "1.0", "99999999999999999999", &(last + 1).to_string()] {
+    for odd in [
+        "abc",
+        "-1",
+        "+1",
+        "1.0",
+        "99999999999999999999",
+        &(last + 1).to_string(),
+    ] {
         let refused = answer(from_start(&api).header("last-event-id", odd)).await;
-        assert_eq!((refused.status.as_u16(), refused.problem()), (400, "bad_header"), "{odd}");
+        assert_eq!(
+            (refused.status.as_u16(), refused.problem()),
+            (400, "bad_header"),
+            "{odd}"
+        );
     }
 }
 
@@ -193,7 +259,13 @@ async fn without_a_cursor_a_stream_begins_now() {
     let last = last_seq(&api).await;
     let mut feed = Feed::open(api.request("ada", Method::GET, "/my/events/")).await;
     let session = api.session("ada").await;
-    api.post("ada", &format!("/my/chat/{session}/message/"), json!({"content": "now"})).await.ok();
+    api.post(
+        "ada",
+        &format!("/my/chat/{session}/message/"),
+        json!({"content": "now"}),
+    )
+    .await
+    .ok();
     assert_eq!(feed.event().await.id, Some(last + 1));
 }
 
@@ -209,9 +281,24 @@ async fn each_feed_shows_what_is_its_own() {
     let mut of_one = open(format!("/my/chat/{one}/events/")).await;
     let mut of_all = open("/my/events/".to_owned()).await;
     let mut of_two_by_filter = open(format!("/my/events/?sessions={two},{foreign}")).await;
-    let mut of_types = open(format!("/my/chat/{one}/events/?types=plan_completed,task_started")).await;
-    for (user, session) in [("eve", &foreign), ("ada", &two), ("ada", &one), ("eve", &foreign), ("ada", &one)] {
-        api.post(user, &format!("/my/chat/{session}/message/"), json!({"content": session, "target_agent": "coder"})).await.ok();
+    let mut of_types = open(format!(
+        "/my/chat/{one}/events/?types=plan_completed,task_started"
+    ))
+    .await;
+    for (user, session) in [
+        ("eve", &foreign),
+        ("ada", &two),
+        ("ada", &one),
+        ("eve", &foreign),
+        ("ada", &one),
+    ] {
+        api.post(
+            user,
+            &format!("/my/chat/{session}/message/"),
+            json!({"content": session, "target_agent": "coder"}),
+        )
+        .await
+        .ok();
         while api.work("answer").await > 0 {}
     }
     api.plan("ada", None, "coder").await;
@@ -219,25 +306,65 @@ async fn each_feed_shows_what_is_its_own() {
 
     let frames = of_all.until(last).await;
     assert_eq!(ids(&frames), all(1, last));
-    let of_session = |session: &Value| frames.iter().filter(|frame| &frame.data["session_id"] == session).cloned().collect::<Vec<_>>();
+    let of_session = |session: &Value| {
+        frames
+            .iter()
+            .filter(|frame| &frame.data["session_id"] == session)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
     let (mine, other) = (of_session(&json!(one)), of_session(&json!(two)));
-    assert!(!of_session(&Value::Null).is_empty(), "a plan without a session is in the person's feed only");
-    assert_eq!(of_one.until(mine.last().and_then(|frame| frame.id).expect("events")).await, mine);
-    assert_eq!(of_two_by_filter.until(other.last().and_then(|frame| frame.id).expect("events")).await, other);
-    let wanted: Vec<Frame> = mine.iter().filter(|frame| ["plan_completed", "task_started"].contains(&frame.event.as_str())).cloned().collect();
+    assert!(
+        !of_session(&Value::Null).is_empty(),
+        "a plan without a session is in the person's feed only"
+    );
+    assert_eq!(
+        of_one
+            .until(mine.last().and_then(|frame| frame.id).expect("events"))
+            .await,
+        mine
+    );
+    assert_eq!(
+        of_two_by_filter
+            .until(other.last().and_then(|frame| frame.id).expect("events"))
+            .await,
+        other
+    );
+    let wanted: Vec<Frame> = mine
+        .iter()
+        .filter(|frame| ["plan_completed", "task_started"].contains(&frame.event.as_str()))
+        .cloned()
+        .collect();
     assert_eq!(wanted.len(), 4);
-    assert_eq!(of_types.until(wanted.last().and_then(|frame| frame.id).expect("events")).await, wanted);
+    assert_eq!(
+        of_types
+            .until(wanted.last().and_then(|frame| frame.id).expect("events"))
+            .await,
+        wanted
+    );
 }
 
 #[tokio::test]
 async fn two_processes_show_the_same_feed() {
     let api = Api::start_with(polls_only()).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
     let base = format!("http://{}", listener.local_addr().expect("an address"));
     let stop = tokio_util::sync::CancellationToken::new();
-    let second = tokio::spawn(api::serve(listener, api.database.store(), polls_only(), stop.clone()));
+    let second = tokio::spawn(api::serve(
+        listener,
+        api.database.store(),
+        polls_only(),
+        stop.clone(),
+    ));
     let mut here = Feed::open(from_start(&api)).await;
-    let mut there = Feed::open(api.client.get(format!("{base}/my/events/?after=0")).bearer_auth(Api::token("ada"))).await;
+    let mut there = Feed::open(
+        api.client
+            .get(format!("{base}/my/events/?after=0"))
+            .bearer_auth(Api::token("ada")),
+    )
+    .await;
     events_in_silence(&api, 5).await;
     let last = last_seq(&api).await;
     assert_eq!(here.until(last).await, there.until(last).await);

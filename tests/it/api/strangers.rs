@@ -11,10 +11,22 @@ use super::{Answer, Api, answer};
 fn operations() -> Vec<(Method, String)> {
     let document = serde_json::to_value(document()).expect("JSON");
     let paths = document["paths"].as_object().expect("paths").clone();
-    let methods = |item: &Value| item.as_object().expect("operations").keys().cloned().collect::<Vec<_>>();
-    let of_path = |(path, item): (String, Value)| methods(&item).into_iter().map(move |method| (method, path.clone()));
+    let methods = |item: &Value| {
+        item.as_object()
+            .expect("operations")
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let of_path = |(path, item): (String, Value)| {
+        methods(&item)
+            .into_iter()
+            .map(move |method| (method, path.clone()))
+    };
     let operations = paths.into_iter().flat_map(of_path);
-    operations.map(|(method, path)| (method.to_uppercase().parse().expect("a method"), path)).collect()
+    operations
+        .map(|(method, path)| (method.to_uppercase().parse().expect("a method"), path))
+        .collect()
 }
 
 /// A body that is good enough for the route to look at what the path names.
@@ -31,32 +43,57 @@ fn body(method: &Method, path: &str) -> Option<Value> {
 fn same_for_all(answered: &Answer) -> String {
     let id = answered.header("x-request-id");
     let time = answered.json["timestamp"].as_str().expect("a timestamp");
-    let mut headers: Vec<String> = answered.headers.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
+    let mut headers: Vec<String> = answered
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value:?}"))
+        .collect();
     headers.retain(|header| !header.starts_with("date:"));
     headers.sort();
-    format!("{}\n{}\n{}", answered.status, headers.join("\n"), answered.text).replace(id, "ID").replace(time, "TIME")
+    format!(
+        "{}\n{}\n{}",
+        answered.status,
+        headers.join("\n"),
+        answered.text
+    )
+    .replace(id, "ID")
+    .replace(time, "TIME")
 }
 
 #[tokio::test]
 async fn every_route_of_a_person_asks_for_a_token_first() {
     let api = Api::start().await;
-    let (mine, open): (Vec<_>, Vec<_>) = operations().into_iter().partition(|(_, path)| path.starts_with("/my/"));
+    let (mine, open): (Vec<_>, Vec<_>) = operations()
+        .into_iter()
+        .partition(|(_, path)| path.starts_with("/my/"));
     assert!(mine.len() >= 23, "{}", mine.len());
     for (method, path) in mine {
         let path = path.replace("{id}", "x").replace("{sid}", "x");
         for path in [path.as_str(), path.trim_end_matches('/')] {
             let refused = answer(api.open(method.clone(), path)).await;
-            assert_eq!((refused.status, refused.problem()), (StatusCode::UNAUTHORIZED, "unauthorized"), "{method} {path}");
+            assert_eq!(
+                (refused.status, refused.problem()),
+                (StatusCode::UNAUTHORIZED, "unauthorized"),
+                "{method} {path}"
+            );
             assert_eq!(refused.header("www-authenticate"), "Bearer");
         }
     }
     // What is not there, and methods that are not there, are nobody's business without a token either.
-    for (method, path) in [(Method::GET, "/my/none/"), (Method::GET, "/my/none"), (Method::DELETE, "/my/agents/")] {
+    for (method, path) in [
+        (Method::GET, "/my/none/"),
+        (Method::GET, "/my/none"),
+        (Method::DELETE, "/my/agents/"),
+    ] {
         let refused = answer(api.open(method, path)).await;
         assert_eq!(refused.status, StatusCode::UNAUTHORIZED, "{path}");
     }
     let open: Vec<String> = open.into_iter().map(|(_, path)| path).collect();
-    assert_eq!(open, ["/health", "/ready"], "the only routes without a token, beside the documentation");
+    assert_eq!(
+        open,
+        ["/health", "/ready"],
+        "the only routes without a token, beside the documentation"
+    );
 }
 
 #[tokio::test]
@@ -68,12 +105,25 @@ async fn anothers_thing_and_no_thing_are_the_same_byte_for_byte() {
     let nothing = "01890000-0000-7000-8000-000000000000";
     let mut asked = 0;
     for (method, template) in operations() {
-        let theirs = if template.contains("/agents/") { &agent } else if template.contains("/plans/") { &plan } else { &session };
+        let theirs = if template.contains("/agents/") {
+            &agent
+        } else if template.contains("/plans/") {
+            &plan
+        } else {
+            &session
+        };
         if !template.contains('{') {
             continue;
         }
         let mut answers = Vec::new();
-        for id in [theirs.as_str(), nothing, "not-an-id", "%00", "%ff", &"9".repeat(3000)] {
+        for id in [
+            theirs.as_str(),
+            nothing,
+            "not-an-id",
+            "%00",
+            "%ff",
+            &"9".repeat(3000),
+        ] {
             let path = template.replace("{id}", id).replace("{sid}", id);
             let request = api.request("ada", method.clone(), &path);
             let answered = answer(match body(&method, &template) {
@@ -81,7 +131,11 @@ async fn anothers_thing_and_no_thing_are_the_same_byte_for_byte() {
                 None => request,
             })
             .await;
-            assert_eq!((answered.status, answered.problem()), (StatusCode::NOT_FOUND, "not_found"), "{method} {path}");
+            assert_eq!(
+                (answered.status, answered.problem()),
+                (StatusCode::NOT_FOUND, "not_found"),
+                "{method} {path}"
+            );
             answers.push(same_for_all(&answered));
         }
         answers.dedup();
@@ -90,7 +144,18 @@ async fn anothers_thing_and_no_thing_are_the_same_byte_for_byte() {
     }
     assert!(asked >= 14, "{asked}");
     // Nothing of the stranger's was touched meanwhile.
-    assert_eq!(api.get("eve", &format!("/my/agents/{agent}/")).await.ok()["version"], 1);
-    assert_eq!(api.get("eve", &format!("/my/plans/{plan}/")).await.ok()["state"], "active");
-    assert_eq!(api.get("eve", &format!("/my/chat/{session}/messages/")).await.ok()["items"], json!([]));
+    assert_eq!(
+        api.get("eve", &format!("/my/agents/{agent}/")).await.ok()["version"],
+        1
+    );
+    assert_eq!(
+        api.get("eve", &format!("/my/plans/{plan}/")).await.ok()["state"],
+        "active"
+    );
+    assert_eq!(
+        api.get("eve", &format!("/my/chat/{session}/messages/"))
+            .await
+            .ok()["items"],
+        json!([])
+    );
 }

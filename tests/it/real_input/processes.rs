@@ -23,22 +23,37 @@ fn slowly() -> String {
 
 async fn start(database: &Database, vendor: &Vendor, redis: Option<&Redis>) -> Tiers {
     let (base, redis) = (vendor.base_url(), redis.map(Redis::url).unwrap_or_default());
-    let variables = [("OPENAI_BASE_URL", base.as_str()), ("OPENAI_API_KEY", KEY), ("REDIS_URL", redis.as_str())];
+    let variables = [
+        ("OPENAI_BASE_URL", base.as_str()),
+        ("OPENAI_API_KEY", KEY),
+        ("REDIS_URL", redis.as_str()),
+    ];
     Tiers::start(&database.url, &variables).await
 }
 
 async fn redis() -> Redis {
-    tokio::task::spawn_blocking(|| Redis::start(0)).await.unwrap().unwrap()
+    tokio::task::spawn_blocking(|| Redis::start(0))
+        .await
+        .unwrap()
+        .unwrap()
 }
 
 /// How often a command was given to Redis.
 async fn commands(redis: &Redis, name: &str) -> u64 {
-    let mut stream = TcpStream::connect(("127.0.0.1", redis.port())).await.unwrap();
-    stream.write_all(b"INFO commandstats\r\nQUIT\r\n").await.unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", redis.port()))
+        .await
+        .unwrap();
+    stream
+        .write_all(b"INFO commandstats\r\nQUIT\r\n")
+        .await
+        .unwrap();
     let mut said = String::new();
     stream.read_to_string(&mut said).await.unwrap();
-    let line = said.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
-    line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0)
+    let line = said
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+    line.and_then(|line| line.split(',').next()?.parse().ok())
+        .unwrap_or(0)
 }
 
 fn assert_without_gaps(seen: &[Seen]) {
@@ -56,19 +71,31 @@ async fn converse(ada: &Person) {
 
     let session = ada.session().await;
     let answered = ada.ask(&session, "What is a lease?", Some("coder")).await;
-    assert_eq!((&answered["state"], &answered["answer"]["content"]), (&json!("succeeded"), &json!(GOOD)));
+    assert_eq!(
+        (&answered["state"], &answered["answer"]["content"]),
+        (&json!("succeeded"), &json!(GOOD))
+    );
     let mut seen = feed.until_done().await;
 
     let answered = ada.ask(&session, "Explain leases", None).await;
-    assert_eq!((&answered["state"], &answered["answer"]["content"]), (&json!("succeeded"), &json!(GOOD)));
+    assert_eq!(
+        (&answered["state"], &answered["answer"]["content"]),
+        (&json!("succeeded"), &json!(GOOD))
+    );
     let planned = feed.until_done().await;
     assert_eq!(streamed(&planned, "step-1", 1), slowly());
-    let pieces = planned.iter().filter(|event| event.key() == "step-1" && event.payload["delta"].is_string()).count();
+    let pieces = planned
+        .iter()
+        .filter(|event| event.key() == "step-1" && event.payload["delta"].is_string())
+        .count();
     assert!(pieces >= 5, "a second of talk comes in {pieces} pieces");
     seen.extend(planned);
     // What a step says in less time than hints take may not arrive before its end; then it does not arrive at all.
     for key in ["answer", "step-0", "summary"] {
-        assert!(GOOD.starts_with(&streamed(&seen, key, 1)), "{key}: {seen:#?}");
+        assert!(
+            GOOD.starts_with(&streamed(&seen, key, 1)),
+            "{key}: {seen:#?}"
+        );
     }
     assert!(late(&seen).is_empty(), "{:#?}", late(&seen));
     assert_without_gaps(&seen);
@@ -85,9 +112,16 @@ async fn over_postgres_alone() {
 
 #[tokio::test]
 async fn with_redis() {
-    let (database, vendor, redis) = (Database::fresh().await, Vendor::start().await, redis().await);
+    let (database, vendor, redis) = (
+        Database::fresh().await,
+        Vendor::start().await,
+        redis().await,
+    );
     let tiers = start(&database, &vendor, Some(&redis)).await;
-    eventually("both listen", async || commands(&redis, "subscribe").await >= 2).await;
+    eventually("both listen", async || {
+        commands(&redis, "subscribe").await >= 2
+    })
+    .await;
     converse(&tiers.ada).await;
     assert!(commands(&redis, "publish").await > 5, "deltas go by Redis");
     tiers.stop_content().await;
@@ -96,9 +130,16 @@ async fn with_redis() {
 
 #[tokio::test]
 async fn redis_may_die_and_come_back() {
-    let (database, vendor, mut redis) = (Database::fresh().await, Vendor::start().await, redis().await);
+    let (database, vendor, mut redis) = (
+        Database::fresh().await,
+        Vendor::start().await,
+        redis().await,
+    );
     let tiers = start(&database, &vendor, Some(&redis)).await;
-    eventually("both listen", async || commands(&redis, "subscribe").await >= 2).await;
+    eventually("both listen", async || {
+        commands(&redis, "subscribe").await >= 2
+    })
+    .await;
     let ada = &tiers.ada;
     ada.agent("talker", "openai/slow").await;
     let session = ada.session().await;
@@ -109,11 +150,17 @@ async fn redis_may_die_and_come_back() {
     seen.extend(feed.until_done().await);
     assert_eq!(ada.state(&plan).await, "succeeded");
     // Without Redis from the beginning of a message.
-    assert_eq!(ada.ask(&session, "Talk", Some("talker")).await["answer"]["content"], slowly());
+    assert_eq!(
+        ada.ask(&session, "Talk", Some("talker")).await["answer"]["content"],
+        slowly()
+    );
     seen.extend(feed.until_done().await);
 
     redis.start_again().unwrap();
-    eventually("both listen again", async || commands(&redis, "subscribe").await >= 2).await;
+    eventually("both listen again", async || {
+        commands(&redis, "subscribe").await >= 2
+    })
+    .await;
     ada.ask(&session, "Talk", Some("talker")).await;
     let again = feed.until_done().await;
     assert_eq!(streamed(&again, "answer", 1), slowly(), "deltas come again");
@@ -134,8 +181,14 @@ async fn a_cancel_reaches_a_model_in_another_process() {
     let plan = ada.say(&session, "Talk", Some("talker")).await;
     feed.until(|event| event.payload["delta"].is_string()).await;
     ada.post(&format!("plans/{plan}/cancel/"), json!({})).await;
-    assert!(vendor.saw_dropped(1, Duration::from_secs(1)).await, "the vendor's stream is closed");
-    assert_eq!(feed.until_done().await.last().unwrap().payload["state"], "cancelled");
+    assert!(
+        vendor.saw_dropped(1, Duration::from_secs(1)).await,
+        "the vendor's stream is closed"
+    );
+    assert_eq!(
+        feed.until_done().await.last().unwrap().payload["state"],
+        "cancelled"
+    );
     tiers.stop_content().await;
 }
 
@@ -147,12 +200,21 @@ async fn a_worker_that_is_told_to_stop_lets_the_model_finish() {
     tiers.ada.agent("talker", "openai/slow").await;
     let session = tiers.ada.session().await;
     let mut feed = tiers.ada.watch(&session).await;
-    let said = tiers.ada.request(reqwest::Method::POST, &format!("chat/{session}/message/"));
-    let (_, said) = tiers.ada.send(said.json(&json!({"content": "Talk", "target_agent": "talker"}))).await;
+    let said = tiers
+        .ada
+        .request(reqwest::Method::POST, &format!("chat/{session}/message/"));
+    let (_, said) = tiers
+        .ada
+        .send(said.json(&json!({"content": "Talk", "target_agent": "talker"})))
+        .await;
     feed.until(|event| event.payload["delta"].is_string()).await;
     tiers.stop_content().await;
     let scope = database.user(&store, "ada").await;
-    let plan = store.plan(scope, text(&said, "plan_id").parse().unwrap()).await.unwrap().unwrap();
+    let plan = store
+        .plan(scope, text(&said, "plan_id").parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(plan.state.as_str(), "succeeded");
     assert_eq!(vendor.dropped(), 0);
     assert_invariants(&store).await;

@@ -14,11 +14,18 @@ use super::{System, place};
 
 /// The retries of a step, each with its error.
 fn retries(events: &[Event]) -> Vec<&Value> {
-    events.iter().filter(|event| event.payload["reason"] == "retry").map(|event| &event.payload).collect()
+    events
+        .iter()
+        .filter(|event| event.payload["reason"] == "retry")
+        .map(|event| &event.payload)
+        .collect()
 }
 
 fn source(seen: &[Seen]) -> &Value {
-    let planned = seen.iter().find(|event| event.event == "task_plan_created").expect("a plan is made");
+    let planned = seen
+        .iter()
+        .find(|event| event.event == "task_plan_created")
+        .expect("a plan is made");
     &planned.payload["source"]
 }
 
@@ -39,17 +46,34 @@ async fn a_direct_message_is_streamed_and_answered() {
     let session = ada.session().await;
     let mut feed = ada.watch(&session).await;
     let answered = ada.ask(&session, "What is a lease?", Some("coder")).await;
-    assert_eq!((&answered["state"], &answered["mode"]), (&json!("succeeded"), &json!("direct")));
-    assert_eq!((&answered["answer"]["content"], &answered["answer"]["agent_id"]), (&json!(GOOD), &json!(agent)));
+    assert_eq!(
+        (&answered["state"], &answered["mode"]),
+        (&json!("succeeded"), &json!("direct"))
+    );
+    assert_eq!(
+        (
+            &answered["answer"]["content"],
+            &answered["answer"]["agent_id"]
+        ),
+        (&json!(GOOD), &json!(agent))
+    );
     let seen = feed.until_done().await;
     assert_eq!(streamed(&seen, "answer", 1), GOOD);
     assert!(late(&seen).is_empty(), "{seen:#?}");
 
     ada.ask(&session, "And a fence?", Some("coder")).await;
     let asked = prompt(&system.vendor.requests()[1]);
-    assert!(["What is a lease?", GOOD, "And a fence?"].iter().all(|line| asked.contains(line)), "{asked}");
+    assert!(
+        ["What is a lease?", GOOD, "And a fence?"]
+            .iter()
+            .all(|line| asked.contains(line)),
+        "{asked}"
+    );
     let steps = ada.steps(&text(&answered, "plan_id")).await;
-    assert_eq!(steps[0]["result"]["usage"], json!({"input_tokens": 11, "output_tokens": 7}));
+    assert_eq!(
+        steps[0]["result"]["usage"],
+        json!({"input_tokens": 11, "output_tokens": 7})
+    );
     system.end().await;
 }
 
@@ -64,8 +88,17 @@ async fn an_orchestrated_message_is_planned_carried_out_and_summed_up() {
     let session = ada.session().await;
     let mut feed = ada.watch(&session).await;
     let answered = ada.ask(&session, "Explain leases", None).await;
-    assert_eq!((&answered["state"], &answered["mode"]), (&json!("succeeded"), &json!("orchestrated")));
-    assert_eq!((&answered["answer"]["content"], &answered["answer"]["agent_id"]), (&json!(GOOD), &Value::Null));
+    assert_eq!(
+        (&answered["state"], &answered["mode"]),
+        (&json!("succeeded"), &json!("orchestrated"))
+    );
+    assert_eq!(
+        (
+            &answered["answer"]["content"],
+            &answered["answer"]["agent_id"]
+        ),
+        (&json!(GOOD), &Value::Null)
+    );
     let seen = feed.until_done().await;
     assert_eq!(source(&seen), "model");
     for key in ["step-0", "step-1", "summary"] {
@@ -79,8 +112,14 @@ async fn an_orchestrated_message_is_planned_carried_out_and_summed_up() {
     let calls = system.vendor.requests();
     let models: Vec<&str> = calls.iter().map(|call| call.model.as_str()).collect();
     assert_eq!(models, ["plan", "good", "good", "plan"]);
-    assert!(prompt(&calls[2]).contains("[result of step-0]"), "a step knows what it builds on");
-    assert!(prompt(&calls[3]).contains("[result of step-1]"), "the summary knows all");
+    assert!(
+        prompt(&calls[2]).contains("[result of step-0]"),
+        "a step knows what it builds on"
+    );
+    assert!(
+        prompt(&calls[3]).contains("[result of step-1]"),
+        "the summary knows all"
+    );
     system.end().await;
 }
 
@@ -93,12 +132,22 @@ async fn a_bad_plan_is_repaired_once() {
     let session = ada.session().await;
     let mut feed = ada.watch(&session).await;
     let answered = ada.ask(&session, "Explain leases", None).await;
-    assert_eq!((&answered["state"], &answered["answer"]["content"]), (&json!("succeeded"), &json!(GOOD)));
+    assert_eq!(
+        (&answered["state"], &answered["answer"]["content"]),
+        (&json!("succeeded"), &json!(GOOD))
+    );
     assert_eq!(source(&feed.until_done().await), "model");
     let calls = system.vendor.requests();
-    let planning: Vec<String> = calls.iter().filter(|call| asks_for_a_plan(call)).map(prompt).collect();
+    let planning: Vec<String> = calls
+        .iter()
+        .filter(|call| asks_for_a_plan(call))
+        .map(prompt)
+        .collect();
     assert_eq!(planning.len(), 2);
-    assert!(planning[1].contains("That plan is not valid"), "the model is told what is wrong");
+    assert!(
+        planning[1].contains("That plan is not valid"),
+        "the model is told what is wrong"
+    );
     system.end().await;
 }
 
@@ -113,11 +162,22 @@ async fn junk_in_place_of_a_plan_is_answered_by_the_fallback() {
     let session = ada.session().await;
     let mut feed = ada.watch(&session).await;
     let answered = ada.ask(&session, "A question for the writer", None).await;
-    assert_eq!((&answered["state"], &answered["answer"]["content"]), (&json!("succeeded"), &json!(GOOD)));
+    assert_eq!(
+        (&answered["state"], &answered["answer"]["content"]),
+        (&json!("succeeded"), &json!(GOOD))
+    );
     assert_eq!(source(&feed.until_done().await), "fallback");
     let steps = ada.steps(&text(&answered, "plan_id")).await;
-    assert!(steps[0]["result"]["reason"].as_str().is_some_and(|why| why.contains("not the JSON object")), "{steps:?}");
-    assert_eq!(steps[1]["agent"], "writer", "the one whose name is in the question");
+    assert!(
+        steps[0]["result"]["reason"]
+            .as_str()
+            .is_some_and(|why| why.contains("not the JSON object")),
+        "{steps:?}"
+    );
+    assert_eq!(
+        steps[1]["agent"], "writer",
+        "the one whose name is in the question"
+    );
     assert_eq!(system.vendor.calls(), 3, "a plan, one repair, the answer");
     system.end().await;
 }
@@ -133,10 +193,21 @@ async fn a_planner_that_does_not_come_to_an_end_is_left_behind() {
         let mut feed = ada.watch(&session).await;
         let begun = Instant::now();
         let answered = ada.ask(&session, "Explain leases", None).await;
-        assert!(begun.elapsed() < Duration::from_secs(3), "{model}: {:?}", begun.elapsed());
-        assert_eq!((&answered["state"], &answered["answer"]["content"]), (&json!("succeeded"), &json!(GOOD)), "{model}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(3),
+            "{model}: {:?}",
+            begun.elapsed()
+        );
+        assert_eq!(
+            (&answered["state"], &answered["answer"]["content"]),
+            (&json!("succeeded"), &json!(GOOD)),
+            "{model}"
+        );
         assert_eq!(source(&feed.until_done().await), "fallback", "{model}");
-        assert!(system.vendor.saw_dropped(1, Duration::from_secs(1)).await, "{model}: the call is given up");
+        assert!(
+            system.vendor.saw_dropped(1, Duration::from_secs(1)).await,
+            "{model}: the call is given up"
+        );
         system.end().await;
     }
 }
@@ -145,26 +216,57 @@ async fn a_planner_that_does_not_come_to_an_end_is_left_behind() {
 async fn a_rate_limit_is_waited_out_and_the_place_is_lent_meanwhile() {
     let system = System::start().await;
     let ada = &system.ada;
-    ada.agent_with("coder", json!({"model": "openai/rate-once", "max_concurrency": 1})).await;
+    ada.agent_with(
+        "coder",
+        json!({"model": "openai/rate-once", "max_concurrency": 1}),
+    )
+    .await;
     let (session, other) = (ada.session().await, ada.session().await);
     let limited = ada.say(&session, "first", Some("coder")).await;
-    eventually("the vendor refuses", async || !retries(&system.events().await).is_empty()).await;
-    assert_eq!(ada.ask(&other, "second", Some("coder")).await["answer"]["content"], GOOD);
-    eventually("the first succeeds", async || ada.state(&limited).await == "succeeded").await;
+    eventually("the vendor refuses", async || {
+        !retries(&system.events().await).is_empty()
+    })
+    .await;
+    assert_eq!(
+        ada.ask(&other, "second", Some("coder")).await["answer"]["content"],
+        GOOD
+    );
+    eventually("the first succeeds", async || {
+        ada.state(&limited).await == "succeeded"
+    })
+    .await;
     assert_eq!(ada.answers(&session).await, [GOOD]);
 
     let events = system.events().await;
-    let of_limited: Vec<Event> = events.iter().filter(|event| event.plan_id.is_some_and(|plan| plan.to_string() == limited)).cloned().collect();
-    let [retry] = retries(&of_limited)[..] else { panic!("{of_limited:#?}") };
+    let of_limited: Vec<Event> = events
+        .iter()
+        .filter(|event| {
+            event
+                .plan_id
+                .is_some_and(|plan| plan.to_string() == limited)
+        })
+        .cloned()
+        .collect();
+    let [retry] = retries(&of_limited)[..] else {
+        panic!("{of_limited:#?}")
+    };
     assert_eq!(retry["error"]["code"], "model_rate_limited");
-    assert!(retry["retry_after_ms"].as_i64().is_some_and(|wait| (1000..=2000).contains(&wait)), "{retry}");
+    assert!(
+        retry["retry_after_ms"]
+            .as_i64()
+            .is_some_and(|wait| (1000..=2000).contains(&wait)),
+        "{retry}"
+    );
     let again = &of_limited[place(&of_limited, "task_started", "answer", 2)];
-    let waited = again.timestamp - of_limited[place(&of_limited, "task_progress", "answer", 1)].timestamp;
+    let waited =
+        again.timestamp - of_limited[place(&of_limited, "task_progress", "answer", 1)].timestamp;
     assert!(waited.num_milliseconds() >= 1000, "{waited}");
     // The agent runs one step at a time: the other message ran and ended while the first waited.
     let between: Vec<&str> = events
         .iter()
-        .filter(|event| event.plan_id.is_some() && event.plan_id != again.plan_id && event.seq < again.seq)
+        .filter(|event| {
+            event.plan_id.is_some() && event.plan_id != again.plan_id && event.seq < again.seq
+        })
         .map(|event| event.event_type.as_str())
         .collect();
     assert!(between.contains(&"task_completed"), "{between:?}");
@@ -179,13 +281,29 @@ async fn a_cut_stream_is_run_again_and_its_text_superseded() {
     let session = ada.session().await;
     let mut feed = ada.watch(&session).await;
     let answered = ada.ask(&session, "What is a lease?", Some("coder")).await;
-    assert_eq!((&answered["state"], &answered["answer"]["content"]), (&json!("succeeded"), &json!(GOOD)));
+    assert_eq!(
+        (&answered["state"], &answered["answer"]["content"]),
+        (&json!("succeeded"), &json!(GOOD))
+    );
     let seen = feed.until_done().await;
-    assert_eq!(streamed(&seen, "answer", 1), "Hello from ", "what came before the cut");
-    assert_eq!(streamed(&seen, "answer", 2), GOOD, "the second run says all of it");
+    assert_eq!(
+        streamed(&seen, "answer", 1),
+        "Hello from ",
+        "what came before the cut"
+    );
+    assert_eq!(
+        streamed(&seen, "answer", 2),
+        GOOD,
+        "the second run says all of it"
+    );
     let events = system.events().await;
-    let [retry] = retries(&events)[..] else { panic!("{events:#?}") };
-    assert_eq!((&retry["error"]["class"], &retry["error"]["code"]), (&json!("transient"), &json!("model_failed")));
+    let [retry] = retries(&events)[..] else {
+        panic!("{events:#?}")
+    };
+    assert_eq!(
+        (&retry["error"]["class"], &retry["error"]["code"]),
+        (&json!("transient"), &json!("model_failed"))
+    );
     system.end().await;
 }
 
@@ -199,8 +317,14 @@ async fn in_vain(system: &System, model: &str) -> (Vec<Seen>, Value, String) {
     assert_eq!(answered["state"], "failed", "{answered}");
     let steps = ada.steps(&text(&answered, "plan_id")).await;
     let answers = ada.answers(&session).await;
-    let [answer] = answers.as_slice() else { panic!("{answers:?}") };
-    assert_eq!(answered["answer"]["content"], answer.as_str(), "whoever waits is told too");
+    let [answer] = answers.as_slice() else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(
+        answered["answer"]["content"],
+        answer.as_str(),
+        "whoever waits is told too"
+    );
     assert!(answer.starts_with("I could not answer this."), "{answer}");
     (feed.until_done().await, steps[0].clone(), answer.clone())
 }
@@ -209,8 +333,18 @@ async fn in_vain(system: &System, model: &str) -> (Vec<Seen>, Value, String) {
 async fn no_credit_fails_at_once_and_says_so() {
     let system = System::start().await;
     let (_, step, answer) = in_vain(&system, "openai/quota").await;
-    assert_eq!((&step["attempt"], &step["error"]["class"], &step["error"]["code"]), (&json!(1), &json!("budget"), &json!("model_budget")));
-    assert!(answer.contains("no credit") && answer.contains("current quota"), "{answer}");
+    assert_eq!(
+        (
+            &step["attempt"],
+            &step["error"]["class"],
+            &step["error"]["code"]
+        ),
+        (&json!(1), &json!("budget"), &json!("model_budget"))
+    );
+    assert!(
+        answer.contains("no credit") && answer.contains("current quota"),
+        "{answer}"
+    );
     assert_eq!(system.vendor.calls(), 1);
     system.end().await;
 }
@@ -219,9 +353,17 @@ async fn no_credit_fails_at_once_and_says_so() {
 async fn a_rate_limit_without_end_fails_after_three_attempts() {
     let system = System::start().await;
     let (seen, step, answer) = in_vain(&system, "openai/rate-always").await;
-    assert_eq!((&step["attempt"], &step["error"]["code"]), (&json!(3), &json!("model_rate_limited")));
+    assert_eq!(
+        (&step["attempt"], &step["error"]["code"]),
+        (&json!(3), &json!("model_rate_limited"))
+    );
     assert!(answer.contains("limits the rate"), "{answer}");
-    assert_eq!(seen.iter().filter(|event| event.event == "task_started").count(), 3);
+    assert_eq!(
+        seen.iter()
+            .filter(|event| event.event == "task_started")
+            .count(),
+        3
+    );
     assert_eq!(system.vendor.calls(), 3);
     system.end().await;
 }
@@ -230,9 +372,16 @@ async fn a_rate_limit_without_end_fails_after_three_attempts() {
 async fn broken_json_in_a_stream_fails_after_three_attempts() {
     let system = System::start().await;
     let (seen, step, _) = in_vain(&system, "openai/broken-json").await;
-    assert_eq!((&step["attempt"], &step["error"]["code"]), (&json!(3), &json!("model_failed")));
+    assert_eq!(
+        (&step["attempt"], &step["error"]["code"]),
+        (&json!(3), &json!("model_failed"))
+    );
     for attempt in 1..=3 {
-        assert_eq!(streamed(&seen, "answer", attempt), "Hello from ", "attempt {attempt} is told apart");
+        assert_eq!(
+            streamed(&seen, "answer", attempt),
+            "Hello from ",
+            "attempt {attempt} is told apart"
+        );
     }
     system.end().await;
 }
@@ -247,9 +396,17 @@ async fn a_failed_member_is_named_in_the_summary() {
     let session = ada.session().await;
     let answered = ada.ask(&session, "Explain leases", None).await;
     // The writer needs the coder, so that nothing of substance is done; the person is told all the same.
-    assert_eq!((&answered["state"], &answered["answer"]["content"]), (&json!("failed"), &json!(GOOD)), "{answered}");
+    assert_eq!(
+        (&answered["state"], &answered["answer"]["content"]),
+        (&json!("failed"), &json!(GOOD)),
+        "{answered}"
+    );
     let asked = prompt(system.vendor.requests().last().unwrap());
-    assert!(asked.contains("step-0 failed: the model's account has no credit") && asked.contains("step-1 skipped"), "{asked}");
+    assert!(
+        asked.contains("step-0 failed: the model's account has no credit")
+            && asked.contains("step-1 skipped"),
+        "{asked}"
+    );
     system.end().await;
 }
 
@@ -263,7 +420,10 @@ async fn a_cancel_reaches_a_model_that_is_speaking() {
     let plan = ada.say(&session, "Tell me everything", Some("coder")).await;
     feed.until(|event| event.payload["delta"].is_string()).await;
     ada.post(&format!("plans/{plan}/cancel/"), json!({})).await;
-    assert!(system.vendor.saw_dropped(1, Duration::from_secs(1)).await, "the vendor's stream is closed");
+    assert!(
+        system.vendor.saw_dropped(1, Duration::from_secs(1)).await,
+        "the vendor's stream is closed"
+    );
     let seen = feed.until_done().await;
     assert_eq!(seen.last().unwrap().payload["state"], "cancelled");
     assert_eq!(ada.state(&plan).await, "cancelled");

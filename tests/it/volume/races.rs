@@ -53,8 +53,24 @@ struct Person {
 
 /// A store as a process of its own has it, with these transitions.
 fn process(database: &Database, transitions: &'static str, stop: &CancellationToken) -> Store {
-    let pool = || store::pool_with(&database.url, PoolLimits { max: 6, ..PoolLimits::default() }, transitions).unwrap();
-    let hints = Hints::start(Reach { postgres: pool(), redis: None }, stop);
+    let pool = || {
+        store::pool_with(
+            &database.url,
+            PoolLimits {
+                max: 6,
+                ..PoolLimits::default()
+            },
+            transitions,
+        )
+        .unwrap()
+    };
+    let hints = Hints::start(
+        Reach {
+            postgres: pool(),
+            redis: None,
+        },
+        stop,
+    );
     Store::new(pool(), hints, Duration::from_secs(30))
 }
 
@@ -67,14 +83,22 @@ async fn people(database: &Database, store: &Store) -> Vec<Person> {
             agents.push(agent(store, scope, &format!("agent {n}"), n).await);
             sessions.push(store.create_session(scope, None).await.unwrap().id);
         }
-        people.push(Person { scope, agents, sessions });
+        people.push(Person {
+            scope,
+            agents,
+            sessions,
+        });
     }
     people
 }
 
 /// A worker: claims, does something, and does the duties.
 fn worker(store: &Store, seed: u64, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
-    let options = ClaimOptions { places: 16, drain: stop.clone(), abandon: CancellationToken::new() };
+    let options = ClaimOptions {
+        places: 16,
+        drain: stop.clone(),
+        abandon: CancellationToken::new(),
+    };
     let mut steps = Box::pin(claims(store.clone(), options));
     let (mut chance, store) = (fastrand::Rng::with_seed(seed), store.clone());
     let duties = tokio::spawn(worker::duty::run(store.clone(), stop.clone()));
@@ -90,13 +114,22 @@ async fn work(store: Store, step: ClaimedStep, mut chance: fastrand::Rng) {
     let claim = Arc::clone(&step.claim);
     tokio::time::sleep(Duration::from_micros(chance.u64(0..3000))).await;
     let waited = store.last_decision(&claim).await.unwrap().is_some();
-    let again = |after| Outcome::Retry { after, error: StepError::bug("again", "again"), last_words: None };
+    let again = |after| Outcome::Retry {
+        after,
+        error: StepError::bug("again", "again"),
+        last_words: None,
+    };
     let outcome = match chance.u8(0..100) {
-        0..5 => Outcome::Fail { error: StepError::bug("broken", "it broke"), reply: None },
+        0..5 => Outcome::Fail {
+            error: StepError::bug("broken", "it broke"),
+            reply: None,
+        },
         5..10 => again(Duration::ZERO),
         10..15 => again(Duration::from_millis(chance.u64(1..50))),
         15..20 => Outcome::Yield,
-        20..30 if !waited => Outcome::Suspend { wait: timer(chance.u64(0..100)) },
+        20..30 if !waited => Outcome::Suspend {
+            wait: timer(chance.u64(0..100)),
+        },
         _ if claim.kind == Some(StepKind::Planning) => expanded(&store, &claim, &mut chance).await,
         _ => done(&claim),
     };
@@ -104,50 +137,107 @@ async fn work(store: Store, step: ClaimedStep, mut chance: fastrand::Rng) {
 }
 
 fn timer(millis: u64) -> NewWait {
-    NewWait { id: WaitId::new(), kind: WaitKind::Timer, payload: json!({}), deadline: Some(Duration::from_millis(millis)) }
+    NewWait {
+        id: WaitId::new(),
+        kind: WaitKind::Timer,
+        payload: json!({}),
+        deadline: Some(Duration::from_millis(millis)),
+    }
 }
 
 fn done(claim: &Claim) -> Outcome {
     let answers = claim.spec.as_ref().is_some_and(|spec| spec.answers);
-    let reply = answers.then(|| Reply { id: MessageId::new(), content: "It is this.".to_owned() });
-    Outcome::Succeed { result: json!({"text": "ok"}), reply }
+    let reply = answers.then(|| Reply {
+        id: MessageId::new(),
+        content: "It is this.".to_owned(),
+    });
+    Outcome::Succeed {
+        result: json!({"text": "ok"}),
+        reply,
+    }
 }
 
 /// What a planner does: a diamond over the person's agents, or one step of nobody.
 async fn expanded(store: &Store, claim: &Claim, chance: &mut fastrand::Rng) -> Outcome {
-    let agents: Vec<AgentId> = store.agents(claim.scope, None, 10).await.unwrap().iter().map(|agent| agent.id).collect();
+    let agents: Vec<AgentId> = store
+        .agents(claim.scope, None, 10)
+        .await
+        .unwrap()
+        .iter()
+        .map(|agent| agent.id)
+        .collect();
     let alone = NewStep {
         id: StepId::new(),
         key: "alone".to_owned(),
         kind: StepKind::Summary,
         agent_id: None,
-        spec: StepSpec { answers: true, ..StepSpec::default() },
+        spec: StepSpec {
+            answers: true,
+            ..StepSpec::default()
+        },
         max_failures: None,
         needs: Vec::new(),
     };
-    let steps = if chance.bool() { vec![alone] } else { explicit(Shape::Diamond(2), &agents, None).steps };
-    Outcome::Expand { result: json!({"source": "model"}), steps }
+    let steps = if chance.bool() {
+        vec![alone]
+    } else {
+        explicit(Shape::Diamond(2), &agents, None).steps
+    };
+    Outcome::Expand {
+        result: json!({"source": "model"}),
+        steps,
+    }
 }
 
 /// A client: accepts its share of the plans, and between them disturbs what runs.
-async fn client(store: Store, people: Arc<Vec<Person>>, mut chance: fastrand::Rng, left: Arc<AtomicUsize>) {
+async fn client(
+    store: Store,
+    people: Arc<Vec<Person>>,
+    mut chance: fastrand::Rng,
+    left: Arc<AtomicUsize>,
+) {
     let mut mine: Vec<(UserScope, PlanId)> = Vec::new();
-    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+    while left
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            left.checked_sub(1)
+        })
+        .is_ok()
+    {
         let person = &people[chance.usize(0..people.len())];
-        mine.extend(accept(&store, person, &mut chance).await.map(|plan| (person.scope, plan)));
+        mine.extend(
+            accept(&store, person, &mut chance)
+                .await
+                .map(|plan| (person.scope, plan)),
+        );
         if chance.u8(0..10) < 3 && !mine.is_empty() {
             let (scope, plan) = mine.swap_remove(chance.usize(0..mine.len()));
             taken(store.cancel_plan(scope, plan).await);
         }
         if chance.u8(0..10) < 3 {
-            let config = AgentConfig { max_concurrency: chance.u8(1..=LIMIT), ..AgentConfig::default() };
+            let config = AgentConfig {
+                max_concurrency: chance.u8(1..=LIMIT),
+                ..AgentConfig::default()
+            };
             let n = chance.usize(0..person.agents.len());
-            taken(store.update_agent(person.scope, person.agents[n], &format!("agent {}", n + 1), &config).await);
+            taken(
+                store
+                    .update_agent(
+                        person.scope,
+                        person.agents[n],
+                        &format!("agent {}", n + 1),
+                        &config,
+                    )
+                    .await,
+            );
         }
         if chance.u8(0..50) == 0 {
             // With all that runs and waits in it.
             let session = store.create_session(person.scope, None).await.unwrap().id;
-            let message = NewMessage { session, content: "What is it?".to_owned(), target: None };
+            let message = NewMessage {
+                session,
+                content: "What is it?".to_owned(),
+                target: None,
+            };
             taken(store.accept_message(person.scope, &message).await);
             taken(store.delete_session(person.scope, session).await);
         }
@@ -167,16 +257,32 @@ fn taken<T>(result: Result<T, StoreError>) -> Option<T> {
 async fn accept(store: &Store, person: &Person, chance: &mut fastrand::Rng) -> Option<PlanId> {
     let session = person.sessions[chance.usize(0..person.sessions.len())];
     let target = person.agents[chance.usize(0..person.agents.len())];
-    let message = |target| NewMessage { session, content: "What is it?".to_owned(), target };
+    let message = |target| NewMessage {
+        session,
+        content: "What is it?".to_owned(),
+        target,
+    };
     let mut agents = person.agents.clone();
     chance.shuffle(&mut agents);
     let plan = |shape| explicit(shape, &agents, Some(session));
     let accepted = match chance.u8(0..10) {
-        0..2 => store.accept_message(person.scope, &message(Some(target))).await,
+        0..2 => {
+            store
+                .accept_message(person.scope, &message(Some(target)))
+                .await
+        }
         2..4 => store.accept_message(person.scope, &message(None)).await,
-        4..6 => store.accept_plan(person.scope, &plan(Shape::Chain(4))).await,
+        4..6 => {
+            store
+                .accept_plan(person.scope, &plan(Shape::Chain(4)))
+                .await
+        }
         6..8 => store.accept_plan(person.scope, &plan(Shape::Flat(6))).await,
-        _ => store.accept_plan(person.scope, &plan(Shape::Diamond(4))).await,
+        _ => {
+            store
+                .accept_plan(person.scope, &plan(Shape::Diamond(4)))
+                .await
+        }
     };
     match taken(accepted)? {
         Accepted::Plan { plan, .. } => Some(plan),
@@ -191,24 +297,43 @@ async fn deadlocks(url: &str) -> (i64, String) {
     let mut eye = PgConnection::connect(url).await.unwrap();
     let others = "select count(*) from pg_stat_activity where datname = current_database() and backend_type = 'client backend'";
     eventually("all connections are closed", async || {
-        sqlx::query_scalar::<_, i64>(others).fetch_one(&mut eye).await.unwrap() == 1
+        sqlx::query_scalar::<_, i64>(others)
+            .fetch_one(&mut eye)
+            .await
+            .unwrap()
+            == 1
     })
     .await;
-    let counted = sqlx::query_scalar("select deadlocks from pg_stat_database where datname = current_database()");
+    let counted = sqlx::query_scalar(
+        "select deadlocks from pg_stat_database where datname = current_database()",
+    );
     let counted = counted.fetch_one(&mut eye).await.unwrap();
     let log = std::fs::read_to_string(postgres().log()).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
-    let places = lines.iter().enumerate().filter(|(_, line)| line.contains("deadlock detected"));
-    let reports = places.map(|(place, _)| lines[place..std::cmp::min(place + 20, lines.len())].join("\n"));
+    let places = lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| line.contains("deadlock detected"));
+    let reports =
+        places.map(|(place, _)| lines[place..std::cmp::min(place + 20, lines.len())].join("\n"));
     (counted, reports.collect::<Vec<String>>().join("\n\n"))
 }
 
 async fn assert_feeds(store: &Store, people: &[Person]) {
     for person in people {
-        let events = store.events_after(person.scope, None, 0, 1_000_000).await.unwrap();
+        let events = store
+            .events_after(person.scope, None, 0, 1_000_000)
+            .await
+            .unwrap();
         let wrong = check_feed(&events, |_| LIMIT.into());
         assert!(wrong.is_empty(), "{wrong:#?}");
-        let open = store.plans(person.scope, None, 1000).await.unwrap().iter().filter(|plan| plan.state == PlanState::Active).count();
+        let open = store
+            .plans(person.scope, None, 1000)
+            .await
+            .unwrap()
+            .iter()
+            .filter(|plan| plan.state == PlanState::Active)
+            .count();
         assert_eq!(open, 0);
     }
 }
@@ -218,19 +343,36 @@ async fn race(seed: u64, plans: usize, transitions: &'static str) -> (i64, Strin
     let t = std::time::Instant::now();
     let (database, stop) = (Database::fresh().await, CancellationToken::new());
     let mut chance = fastrand::Rng::with_seed(seed);
-    let processes: Vec<Store> = (0..LOOPS).map(|_| process(&database, transitions, &stop)).collect();
+    let processes: Vec<Store> = (0..LOOPS)
+        .map(|_| process(&database, transitions, &stop))
+        .collect();
     let people = Arc::new(people(&database, &processes[0]).await);
-    let workers: Vec<JoinHandle<()>> = processes.iter().flat_map(|store| worker(store, chance.u64(..), &stop)).collect();
+    let workers: Vec<JoinHandle<()>> = processes
+        .iter()
+        .flat_map(|store| worker(store, chance.u64(..), &stop))
+        .collect();
     let left = Arc::new(AtomicUsize::new(plans));
     let clients = (0..CLIENTS).map(|n| {
-        tokio::spawn(client(processes[n % LOOPS].clone(), Arc::clone(&people), chance.fork(), Arc::clone(&left)))
+        tokio::spawn(client(
+            processes[n % LOOPS].clone(),
+            Arc::clone(&people),
+            chance.fork(),
+            Arc::clone(&left),
+        ))
     });
     for client in join_all(clients).await {
         client.unwrap();
     }
     let store = database.store();
     let open = "select count(*) from plans where state = 'active'";
-    eventually("everything ends", async || sqlx::query_scalar::<_, i64>(open).fetch_one(store.pool()).await.unwrap() == 0).await;
+    eventually("everything ends", async || {
+        sqlx::query_scalar::<_, i64>(open)
+            .fetch_one(store.pool())
+            .await
+            .unwrap()
+            == 0
+    })
+    .await;
 
     let dbg: Vec<(String, i64)> = sqlx::query_as("select type || ' ' || coalesce(payload ->> 'reason', payload ->> 'state', ''), count(*) from events group by 1 order by 1").fetch_all(store.pool()).await.unwrap();
     eprintln!("{seed} {:?} {dbg:?}", t.elapsed());
@@ -246,8 +388,44 @@ async fn race(seed: u64, plans: usize, transitions: &'static str) -> (i64, Strin
     deadlocks(&database.url).await
 }
 
+/// The transitions as they are, but half a millisecond between any two locks: on a few cores two transactions would hardly
+/// ever be between the same two.
+fn slowed() -> String {
+    let locks = [
+        (
+            "perform 1 from plans p",
+            "perform pg_sleep(0.0005) from plans p",
+        ),
+        (
+            "perform 1 from user_feeds f",
+            "perform pg_sleep(0.0005) from user_feeds f",
+        ),
+        (
+            "select s.user_id, s.id from chat_sessions s",
+            "select s.user_id, s.id, pg_sleep(0.0005) from chat_sessions s",
+        ),
+        (
+            "select a.user_id, a.id from user_agents a",
+            "select a.user_id, a.id, pg_sleep(0.0005) from user_agents a",
+        ),
+    ];
+    locks
+        .iter()
+        .fold(store::transitions().to_owned(), |source, (from, to)| {
+            replaced(&source, from, to)
+        })
+}
+
+fn replaced(source: &str, from: &str, to: &str) -> String {
+    assert!(
+        source.contains(from),
+        "the change no longer fits the SQL: {from}"
+    );
+    source.replace(from, to)
+}
+
 async fn assert_no_deadlocks(seed: u64) {
-    let (count, reports) = race(seed, PLANS, store::transitions()).await;
+    let (count, reports) = race(seed, PLANS, slowed().leak()).await;
     assert_eq!(count, 0, "{reports}");
 }
 
@@ -263,9 +441,28 @@ async fn four_loops_and_eight_clients_seed_2() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_locked_in_any_order_are_caught() {
-    let order = "order by a.user_id, a.id for no key update of a";
-    assert!(store::transitions().contains(order), "the mutant no longer fits the SQL");
-    let mutant = store::transitions().replace(order, "order by random() for no key update of a");
+    let mutant = replaced(
+        &slowed(),
+        "order by a.user_id, a.id for no key update of a",
+        "order by random() for no key update of a",
+    );
     let (count, reports) = race(1, FEW_PLANS, mutant.leak()).await;
-    assert!(count > 0 && reports.contains("user_agents"), "{count} {reports}");
+    assert!(
+        count > 0 && reports.contains("user_agents"),
+        "{count} {reports}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn feeds_locked_in_any_order_are_caught() {
+    let mutant = replaced(
+        &slowed(),
+        "order by f.user_id for no key update",
+        "order by random() for no key update",
+    );
+    let (count, reports) = race(1, FEW_PLANS, mutant.leak()).await;
+    assert!(
+        count > 0 && reports.contains("user_feeds"),
+        "{count} {reports}"
+    );
 }

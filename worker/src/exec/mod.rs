@@ -25,7 +25,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// Runs a claim by its kind.
 pub async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunError> {
     let Some(spec) = &claim.spec else {
-        let error = StepError::bug("unreadable_step", "this step was written by a version that this worker does not understand");
+        let error = StepError::bug(
+            "unreadable_step",
+            "this step was written by a version that this worker does not understand",
+        );
         return Err(RunError::Step(error));
     };
     match claim.kind {
@@ -33,7 +36,10 @@ pub async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunError> {
         Some(StepKind::Planning) => planning::run(runner, claim).await,
         Some(StepKind::Summary) => summary::run(runner, claim).await,
         Some(StepKind::Timer) => timer::run(runner, claim, spec).await,
-        None => Err(RunError::Step(StepError::bug("unknown_kind", "this worker does not know this kind of step"))),
+        None => Err(RunError::Step(StepError::bug(
+            "unknown_kind",
+            "this worker does not know this kind of step",
+        ))),
     }
 }
 
@@ -55,7 +61,12 @@ where
 }
 
 /// One model turn whose text goes to the person as it comes.
-async fn streamed_turn(runner: &Runner, claim: &Claim, model: Option<&str>, mut prompt: Prompt) -> Result<Turn, LlmError> {
+async fn streamed_turn(
+    runner: &Runner,
+    claim: &Claim,
+    model: Option<&str>,
+    mut prompt: Prompt,
+) -> Result<Turn, LlmError> {
     let (llm, name) = runner.model(model)?;
     prompt.model = name;
     prompt.attempt = u32::from(claim.attempt);
@@ -82,6 +93,14 @@ fn turn_result(turn: &Turn) -> Value {
 /// The conversation before the question, the results that it builds on, and the question.
 fn lines(history: &[Line], needs: &[engine::store::NeedResult], question: &str) -> Vec<Line> {
     let results = needs.iter().map(Line::from);
-    let question = Line { role: engine::llm::Role::User, content: question.to_owned() };
-    history.iter().cloned().chain(results).chain(std::iter::once(question)).collect()
+    let question = Line {
+        role: engine::llm::Role::User,
+        content: question.to_owned(),
+    };
+    history
+        .iter()
+        .cloned()
+        .chain(results)
+        .chain(std::iter::once(question))
+        .collect()
 }

@@ -55,7 +55,14 @@ pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunEr
         match timeout(runner.planning_timeout, planned(runner, claim, &context)).await {
             Ok(Ok(steps)) => (steps, "model", None),
             Ok(Err(why)) => (fallback(&context), "fallback", Some(why)),
-            Err(_) => (fallback(&context), "fallback", Some(format!("planning took longer than {:?}", runner.planning_timeout))),
+            Err(_) => (
+                fallback(&context),
+                "fallback",
+                Some(format!(
+                    "planning took longer than {:?}",
+                    runner.planning_timeout
+                )),
+            ),
         }
     };
     if let Some(why) = &why {
@@ -67,30 +74,52 @@ pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunEr
 }
 
 /// The model's plan, after at most one repair; otherwise why there is none.
-async fn planned(runner: &Runner, claim: &Claim, context: &PlanContext) -> Result<Vec<NewStep>, String> {
-    let (llm, name) = runner.model(context.config.model.as_deref()).map_err(|error| error.to_string())?;
+async fn planned(
+    runner: &Runner,
+    claim: &Claim,
+    context: &PlanContext,
+) -> Result<Vec<NewStep>, String> {
+    let (llm, name) = runner
+        .model(context.config.model.as_deref())
+        .map_err(|error| error.to_string())?;
     let mut prompt = prompt(context, name);
     prompt.attempt = u32::from(claim.attempt);
     let quiet = |_: &str| {};
-    let mut turn = llm.turn(&prompt, &quiet).await.map_err(|error: LlmError| error.to_string())?;
+    let mut turn = llm
+        .turn(&prompt, &quiet)
+        .await
+        .map_err(|error: LlmError| error.to_string())?;
     let problem = match read(&turn.text, context) {
         Ok(steps) => return Ok(steps),
         Err(problem) => problem,
     };
-    prompt.lines.push(Line { role: Role::Assistant, content: turn.text });
+    prompt.lines.push(Line {
+        role: Role::Assistant,
+        content: turn.text,
+    });
     prompt.lines.push(Line {
         role: Role::User,
         content: format!("That plan is not valid: {problem}. Answer again with the corrected JSON object and nothing else."),
     });
-    turn = llm.turn(&prompt, &quiet).await.map_err(|error| error.to_string())?;
+    turn = llm
+        .turn(&prompt, &quiet)
+        .await
+        .map_err(|error| error.to_string())?;
     read(&turn.text, context)
 }
 
 fn prompt(context: &PlanContext, model: String) -> Prompt {
-    let agents: Vec<Value> = context.team.iter().map(|agent| json!({ "name": agent.name, "about": agent.about })).collect();
+    let agents: Vec<Value> = context
+        .team
+        .iter()
+        .map(|agent| json!({ "name": agent.name, "about": agent.about }))
+        .collect();
     let request = json!({ "request": context.goal, "agents": agents });
     let mut lines = context.history.clone();
-    lines.push(Line { role: Role::User, content: request.to_string() });
+    lines.push(Line {
+        role: Role::User,
+        content: request.to_string(),
+    });
     Prompt {
         model,
         system: Some(match &context.config.prompt {
@@ -98,7 +127,10 @@ fn prompt(context: &PlanContext, model: String) -> Prompt {
             None => SYSTEM.to_owned(),
         }),
         lines,
-        schema: Some(AnswerSchema { name: "plan", schema: schema() }),
+        schema: Some(AnswerSchema {
+            name: "plan",
+            schema: schema(),
+        }),
         temperature: Some(0.0),
         script: context.config.script.clone(),
         ..Prompt::default()
@@ -118,33 +150,84 @@ fn schema() -> Value {
 
 /// Reads and checks a plan; the error is a sentence that a model can act on.
 fn read(text: &str, context: &PlanContext) -> Result<Vec<NewStep>, String> {
-    let draft: Draft = serde_json::from_str(json_part(text)).map_err(|error| format!("it is not the JSON object asked for ({error})"))?;
+    let draft: Draft = serde_json::from_str(json_part(text))
+        .map_err(|error| format!("it is not the JSON object asked for ({error})"))?;
     let most = usize::from(context.config.max_steps.unwrap_or(MAX_STEPS));
-    let limits = Limits { steps: most, ..Limits::PLANNED };
+    let limits = Limits {
+        steps: most,
+        ..Limits::PLANNED
+    };
     let nodes: Vec<Node<'_>> = draft
         .steps
         .iter()
-        .map(|step| Node { key: &step.key, needs: step.needs.iter().map(|need| (need.as_str(), When::Success)).collect() })
+        .map(|step| Node {
+            key: &step.key,
+            needs: step
+                .needs
+                .iter()
+                .map(|need| (need.as_str(), When::Success))
+                .collect(),
+        })
         .collect();
-    check(&nodes, &limits).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-    let ids: HashMap<&str, StepId> = draft.steps.iter().map(|step| (step.key.as_str(), StepId::new())).collect();
-    draft.steps.iter().map(|step| new_step(step, &ids, &context.team)).collect()
+    check(&nodes, &limits).map_err(|errors| {
+        errors
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; ")
+    })?;
+    let ids: HashMap<&str, StepId> = draft
+        .steps
+        .iter()
+        .map(|step| (step.key.as_str(), StepId::new()))
+        .collect();
+    draft
+        .steps
+        .iter()
+        .map(|step| new_step(step, &ids, &context.team))
+        .collect()
 }
 
-fn new_step(step: &DraftStep, ids: &HashMap<&str, StepId>, team: &[TeamMember]) -> Result<NewStep, String> {
-    let agent = team.iter().find(|member| member.name == step.agent).ok_or_else(|| {
-        let names: Vec<&str> = team.iter().map(|member| member.name.as_str()).collect();
-        format!("step {:?} names the agent {:?}; the agents are {names:?}", step.key, step.agent)
-    })?;
-    let id_of = |key: &str| ids.get(key).copied().ok_or_else(|| format!("step {:?} needs {key:?}, which is not there", step.key));
+fn new_step(
+    step: &DraftStep,
+    ids: &HashMap<&str, StepId>,
+    team: &[TeamMember],
+) -> Result<NewStep, String> {
+    let agent = team
+        .iter()
+        .find(|member| member.name == step.agent)
+        .ok_or_else(|| {
+            let names: Vec<&str> = team.iter().map(|member| member.name.as_str()).collect();
+            format!(
+                "step {:?} names the agent {:?}; the agents are {names:?}",
+                step.key, step.agent
+            )
+        })?;
+    let id_of = |key: &str| {
+        ids.get(key)
+            .copied()
+            .ok_or_else(|| format!("step {:?} needs {key:?}, which is not there", step.key))
+    };
     Ok(NewStep {
         id: id_of(&step.key)?,
         key: step.key.clone(),
         kind: StepKind::Agent,
         agent_id: Some(agent.id),
-        spec: StepSpec { prompt: step.prompt.clone(), ..StepSpec::default() },
+        spec: StepSpec {
+            prompt: step.prompt.clone(),
+            ..StepSpec::default()
+        },
         max_failures: None,
-        needs: step.needs.iter().map(|key| Ok(NewNeed { id: id_of(key)?, when: When::Success })).collect::<Result<_, String>>()?,
+        needs: step
+            .needs
+            .iter()
+            .map(|key| {
+                Ok(NewNeed {
+                    id: id_of(key)?,
+                    when: When::Success,
+                })
+            })
+            .collect::<Result<_, String>>()?,
     })
 }
 
@@ -159,7 +242,12 @@ fn json_part(text: &str) -> &str {
 /// One step by the agent whose description shares the most words with the request; the first agent when none does.
 fn fallback(context: &PlanContext) -> Vec<NewStep> {
     let wanted = words(&context.goal);
-    let score = |member: &TeamMember| words(&format!("{} {}", member.name, member.about)).iter().filter(|word| wanted.contains(*word)).count();
+    let score = |member: &TeamMember| {
+        words(&format!("{} {}", member.name, member.about))
+            .iter()
+            .filter(|word| wanted.contains(*word))
+            .count()
+    };
     let best = context.team.iter().rev().max_by_key(|member| score(member));
     best.map(|agent| NewStep {
         id: StepId::new(),
@@ -175,7 +263,10 @@ fn fallback(context: &PlanContext) -> Vec<NewStep> {
 }
 
 fn words(text: &str) -> std::collections::BTreeSet<String> {
-    text.split(|letter: char| !letter.is_alphanumeric()).filter(|word| word.chars().count() > 3).map(str::to_lowercase).collect()
+    text.split(|letter: char| !letter.is_alphanumeric())
+        .filter(|word| word.chars().count() > 3)
+        .map(str::to_lowercase)
+        .collect()
 }
 
 /// Somebody owes the person an answer: a lone step gives it itself, otherwise a summary once all others have ended in any way.
@@ -184,9 +275,19 @@ fn with_answer(mut steps: Vec<NewStep>) -> Vec<NewStep> {
         only.spec.answers = true;
         return steps;
     }
-    let needs = steps.iter().map(|step| NewNeed { id: step.id, when: When::Done }).collect();
+    let needs = steps
+        .iter()
+        .map(|step| NewNeed {
+            id: step.id,
+            when: When::Done,
+        })
+        .collect();
     let mut key = "summary".to_owned();
-    while steps.iter().any(|step| step.key == key || step.key == "planning") && key.len() < 60 {
+    while steps
+        .iter()
+        .any(|step| step.key == key || step.key == "planning")
+        && key.len() < 60
+    {
         key.push_str("-1");
     }
     steps.push(NewStep {
@@ -194,7 +295,10 @@ fn with_answer(mut steps: Vec<NewStep>) -> Vec<NewStep> {
         key,
         kind: StepKind::Summary,
         agent_id: None,
-        spec: StepSpec { answers: true, ..StepSpec::default() },
+        spec: StepSpec {
+            answers: true,
+            ..StepSpec::default()
+        },
         max_failures: None,
         needs,
     });

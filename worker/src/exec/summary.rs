@@ -22,21 +22,38 @@ pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunEr
     let model = context.config.model.clone();
     match streamed_turn(runner, claim, model.as_deref(), prompt(&context)).await {
         Ok(turn) => {
-            let reply = Reply { id: MessageId::new(), content: turn.text.clone() };
-            Ok(Outcome::Succeed { result: turn_result(&turn), reply: Some(reply) })
+            let reply = Reply {
+                id: MessageId::new(),
+                content: turn.text.clone(),
+            };
+            Ok(Outcome::Succeed {
+                result: turn_result(&turn),
+                reply: Some(reply),
+            })
         }
         // The work is done and paid for: without a model the person gets the results as they are.
         Err(LlmError::Budget(_) | LlmError::Invalid(_) | LlmError::Refused(_)) => {
             let content = plain_answer(&context.needs);
-            let reply = Reply { id: MessageId::new(), content: content.clone() };
-            Ok(Outcome::Succeed { result: json!({ "text": content, "stop": "end", "source": "fallback" }), reply: Some(reply) })
+            let reply = Reply {
+                id: MessageId::new(),
+                content: content.clone(),
+            };
+            Ok(Outcome::Succeed {
+                result: json!({ "text": content, "stop": "end", "source": "fallback" }),
+                reply: Some(reply),
+            })
         }
         Err(error) => Err(error.into()),
     }
 }
 
 fn prompt(context: &PlanContext) -> Prompt {
-    let found: Vec<NeedResult> = context.needs.iter().filter(|need| need.state == StateName::Succeeded).cloned().collect();
+    let found: Vec<NeedResult> = context
+        .needs
+        .iter()
+        .filter(|need| need.state == StateName::Succeeded)
+        .cloned()
+        .collect();
     let question = if context.needs.is_empty() {
         context.goal.clone()
     } else {
@@ -55,12 +72,24 @@ fn prompt(context: &PlanContext) -> Prompt {
 
 /// What did not work, in a paragraph; empty when all did.
 fn shortfall(needs: &[NeedResult]) -> String {
-    let list: Vec<String> = needs.iter().filter(|need| need.state != StateName::Succeeded).map(missing).collect();
-    if list.is_empty() { String::new() } else { format!("\n\nNot done:\n{}", list.join("\n")) }
+    let list: Vec<String> = needs
+        .iter()
+        .filter(|need| need.state != StateName::Succeeded)
+        .map(missing)
+        .collect();
+    if list.is_empty() {
+        String::new()
+    } else {
+        format!("\n\nNot done:\n{}", list.join("\n"))
+    }
 }
 
 fn missing(need: &NeedResult) -> String {
-    let why = need.error.as_ref().and_then(|error| error.get("message")).and_then(Value::as_str);
+    let why = need
+        .error
+        .as_ref()
+        .and_then(|error| error.get("message"))
+        .and_then(Value::as_str);
     match why {
         Some(why) => format!("- {} {}: {why}", need.key, need.state.as_str()),
         None => format!("- {} {}", need.key, need.state.as_str()),
@@ -74,5 +103,9 @@ fn plain_answer(needs: &[NeedResult]) -> String {
     });
     let mut answer = results.collect::<Vec<String>>().join("\n\n");
     answer.push_str(&shortfall(needs));
-    if answer.is_empty() { "There are no results to report.".to_owned() } else { answer }
+    if answer.is_empty() {
+        "There are no results to report.".to_owned()
+    } else {
+        answer
+    }
 }

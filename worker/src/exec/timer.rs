@@ -18,10 +18,17 @@ use crate::{
     run::{RunError, Runner},
 };
 
-pub(super) async fn run(runner: &Runner, claim: &Claim, spec: &StepSpec) -> Result<Outcome, RunError> {
+pub(super) async fn run(
+    runner: &Runner,
+    claim: &Claim,
+    spec: &StepSpec,
+) -> Result<Outcome, RunError> {
     let seconds = spec.seconds.unwrap_or(0);
     if patiently(|| runner.store.last_decision(claim)).await? == Some(Decision::Elapsed) {
-        return Ok(Outcome::Succeed { result: json!({ "waited_seconds": seconds }), reply: None });
+        return Ok(Outcome::Succeed {
+            result: json!({ "waited_seconds": seconds }),
+            reply: None,
+        });
     }
     Ok(Outcome::Suspend {
         wait: NewWait {
