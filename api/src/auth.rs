@@ -1,7 +1,7 @@
 //! From a bearer token to a [`UserScope`]: the only place of this crate that makes one.
 //!
 //! The algorithm is fixed by the configuration and never by the token. A token counts when its signature and every
-//! claim hold ([`crate::claims`]); then `(iss, sub)` is mapped to a user, who comes into being at first sight, and is
+//! claim hold (`claims`); then `(iss, sub)` is mapped to a user, who comes into being at first sight, and is
 //! remembered here. Neither text is ever part of a key.
 
 use std::{

@@ -224,7 +224,7 @@ impl Hub {
             match self.0.store.feed_positions(&scopes).await {
                 Ok(positions) => self.compare(&positions),
                 Err(error) => {
-                    debug!(%error, "the feeds could not be looked at; the next poll will")
+                    debug!(%error, "the feeds could not be looked at; the next poll will");
                 }
             }
         }

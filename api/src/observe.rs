@@ -42,7 +42,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
     match route.as_ref().map(MatchedPath::as_str) {
         // Asked every few seconds by whoever watches over the process.
         Some(route @ ("/health" | "/ready")) => {
-            debug!(%method, route, status, duration_ms, "request")
+            debug!(%method, route, status, duration_ms, "request");
         }
         route => info!(%method, route = route.unwrap_or("none"), status, duration_ms, "request"),
     }

@@ -342,7 +342,7 @@ impl Reader<'_> {
         client
             .inspect_err(|error| {
                 self.problems
-                    .push(format!("REDIS_URL is not usable: {error}"))
+                    .push(format!("REDIS_URL is not usable: {error}"));
             })
             .ok()
     }

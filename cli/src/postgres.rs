@@ -95,7 +95,7 @@ async fn look_after(postgres: Postgres, stop: CancellationToken) {
                 return warn!(error = %chain(error), "Postgres did not stop in order");
             }
             Err(error) => {
-                warn!(error = %chain(error), "Postgres did not start again; trying once more")
+                warn!(error = %chain(error), "Postgres did not start again; trying once more");
             }
         }
     }

@@ -141,7 +141,7 @@ impl Watcher {
                 }
             }
             News::Delta { plan, key, text } if plan == self.board.plan => {
-                self.board.hear(&key, &text)
+                self.board.hear(&key, &text);
             }
             News::Delta { .. } | News::Passing => {}
         }

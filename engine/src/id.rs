@@ -1,4 +1,4 @@
-//! Ids. The only place that makes them: UUIDv7, ordered by the time of their making.
+//! Ids. The only place that makes them: `UUIDv7`, ordered by the time of their making.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -1,4 +1,9 @@
 //! Stories over the whole system.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at the first surprise"
+)]
 
 mod api;
 mod cli;

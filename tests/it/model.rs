@@ -54,7 +54,7 @@ fn suspend(id: WaitId) -> Outcome {
         id,
         kind: WaitKind::Timer,
         payload: json!({}),
-        deadline: Some(Duration::from_secs(60)),
+        deadline: Some(Duration::from_mins(1)),
     };
     Outcome::Suspend { wait }
 }
@@ -168,7 +168,7 @@ impl Subject {
                     error: error(),
                     reply: None,
                 })
-                .await
+                .await;
             }
             StepEvent::Claim => drop(self.store.claim(WorkerId::new(), 10).await.unwrap()),
             StepEvent::Succeed => drop(self.finish(&done()).await),

@@ -225,7 +225,7 @@ async fn a_timer_rings_at_its_deadline_and_not_before() {
         id,
         kind: WaitKind::Timer,
         payload: json!({}),
-        deadline: Some(Duration::from_secs(60)),
+        deadline: Some(Duration::from_mins(1)),
     };
     finish(&store, &held, &Outcome::Suspend { wait }).await;
     assert_invariants(&store).await;

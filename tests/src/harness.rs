@@ -2,6 +2,11 @@
 //!
 //! One Postgres cluster a test process, started at first use on a Unix socket of its own and gone with the
 //! process; one database a test, copied from a template that is migrated once. Nothing is shared, nothing collides.
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a test stops at the first surprise"
+)]
 
 use std::{
     sync::OnceLock,

@@ -39,7 +39,7 @@ impl Default for WorkerConfig {
             default_model: "scripted/default".to_owned(),
             vendors: llm::RouterConfig::default(),
             planning_timeout: Duration::from_secs(5),
-            step_timeout: Duration::from_secs(600),
+            step_timeout: Duration::from_mins(10),
             grace: Duration::from_secs(20),
         }
     }

@@ -16,7 +16,7 @@ use crate::{exec, llm::Router};
 /// First wait of a retry; doubles with each attempt, with full jitter.
 const BACKOFF: Duration = Duration::from_secs(1);
 /// Longest wait of a retry.
-const BACKOFF_CAP: Duration = Duration::from_secs(60);
+const BACKOFF_CAP: Duration = Duration::from_mins(1);
 
 /// What executors work with.
 pub struct Runner {

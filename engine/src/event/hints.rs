@@ -331,7 +331,7 @@ async fn send_all(reach: Reach, process: Uuid, mut out: mpsc::UnboundedReceiver<
         let deltas = parcel.joined_deltas();
         match &reach.redis {
             Some(client) if !deltas.is_empty() => {
-                publish(client, &mut redis, process, deltas).await
+                publish(client, &mut redis, process, deltas).await;
             }
             _ => parcel.deltas = deltas,
         }

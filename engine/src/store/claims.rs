@@ -182,7 +182,7 @@ impl Pump {
             match self.try_turn(&finishes, limit).await {
                 Ok(turn) => return turn,
                 Err(error) if error.is_passing() => {
-                    warn!(%error, waiting = ?wait, "finish and claim did not go through; trying again")
+                    warn!(%error, waiting = ?wait, "finish and claim did not go through; trying again");
                 }
                 Err(error) if finishes.len() > 1 => {
                     return self.one_by_one(&finishes, &error).await;

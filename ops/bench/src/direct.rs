@@ -78,7 +78,7 @@ pub(crate) async fn direct(bench: &Bench, seconds: u64) -> anyhow::Result<Value>
     let token = auth::dev_token(
         &secret,
         &format!("bench-{}", uuid::Uuid::now_v7()),
-        Duration::from_secs(3600),
+        Duration::from_hours(1),
         None,
         None,
     )?;

@@ -1,4 +1,5 @@
 //! Benchmarks of DESIGN section 8: one JSON line a workload, each beside the raw-Postgres limit of the same run.
+#![expect(clippy::print_stdout, reason = "the figures are what it is for")]
 
 mod direct;
 mod setup;

@@ -286,9 +286,9 @@ pub(crate) async fn full_agent(bench: &Bench) -> anyhow::Result<Value> {
     )
     .fetch_all(&bench.raw)
     .await?;
-    let buffers: i64 = plan
+    let buffers = plan
         .iter()
-        .filter_map(|line| {
+        .find_map(|line| {
             line.split("shared hit=")
                 .nth(1)?
                 .split([' ', ')'])
@@ -296,7 +296,6 @@ pub(crate) async fn full_agent(bench: &Bench) -> anyhow::Result<Value> {
                 .parse::<i64>()
                 .ok()
         })
-        .next()
         .unwrap_or(-1);
     let started = Instant::now();
     let claimed = store.claim(worker, 1).await?;

@@ -71,6 +71,7 @@ async fn users(api: &Api) -> i64 {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn a_forged_or_odd_token_is_refused_and_nobody_comes_into_being() {
     let api = Api::start().await;
     let good = with(json!({}));

@@ -221,7 +221,7 @@ async fn a_removed_key_is_refused_once_the_keys_are_old() {
     let (old, new) = (Pair::new(1), Pair::new(2));
     let issuer = Issuer::new(json!({"keys": [old.published()]}));
     let eager = |source: &mut JwksSource| {
-        (source.refetch_after, source.fresh_for) = (Duration::ZERO, Duration::from_millis(1))
+        (source.refetch_after, source.fresh_for) = (Duration::ZERO, Duration::from_millis(1));
     };
     let api = issuer.api(eager).await;
     assert_eq!(ask(&api, &old.good_token()).await.status, StatusCode::OK);

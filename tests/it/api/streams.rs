@@ -191,7 +191,7 @@ async fn what_a_step_said_comes_before_its_end() {
             session.parse().ok(),
             claims[0].id,
             text,
-        ))
+        ));
     };
     say("some words, ");
     assert_eq!(

@@ -18,7 +18,12 @@ use tokio::{
 
 /// What the vendor `slow` says.
 fn slowly() -> String {
-    (0..20).map(|number| format!("{number} ")).collect()
+    let mut text = (0..20)
+        .map(|number: u8| number.to_string())
+        .collect::<Vec<_>>()
+        .join(" ");
+    text.push(' ');
+    text
 }
 
 async fn start(database: &Database, vendor: &Vendor, redis: Option<&Redis>) -> Tiers {

@@ -33,13 +33,13 @@ pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunEr
         }
         // The work is done and paid for: without a model the person gets the results as they are.
         Err(LlmError::Budget(_) | LlmError::Invalid(_) | LlmError::Refused(_)) => {
-            let content = plain_answer(&context.needs);
+            let plain = plain_answer(&context.needs);
             let reply = Reply {
                 id: MessageId::new(),
-                content: content.clone(),
+                content: plain.clone(),
             };
             Ok(Outcome::Succeed {
-                result: json!({ "text": content, "stop": "end", "source": "fallback" }),
+                result: json!({ "text": plain, "stop": "end", "source": "fallback" }),
                 reply: Some(reply),
             })
         }

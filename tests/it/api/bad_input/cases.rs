@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Body, Case, Things, case, invalid, raw};
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn bodies() -> Vec<Case> {
     let agents = "/my/agents/";
     let post = || Method::POST;
@@ -124,6 +125,7 @@ pub(super) fn bodies() -> Vec<Case> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn agents(things: &Things) -> Vec<Case> {
     let (post, list) = (|| Method::POST, "/my/agents/");
     let one = format!("/my/agents/{}/", things.agent);
@@ -439,6 +441,7 @@ pub(super) fn chat(things: &Things) -> Vec<Case> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn plans(things: &Things) -> Vec<Case> {
     let plan = |what, steps: Value, fields: &[(&'static str, &'static str)]| {
         invalid(
@@ -603,6 +606,7 @@ pub(super) fn plans(things: &Things) -> Vec<Case> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn queries(things: &Things) -> Vec<Case> {
     let query = |what, path: String, field: (&'static str, &'static str)| Case {
         fields: vec![field],
