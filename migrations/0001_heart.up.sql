@@ -305,7 +305,7 @@ create table leases (
   primary key (user_id, step_id)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 -- No index on expires_at: renewals stay on the page (HOT), and there are never more rows than permits of living workers.
-comment on table leases is 'No foreign key, for the same reason as ready_steps. One row per running step: the right to take it out of running. Whoever deletes the row with its token has finished the step.';
+comment on table leases is 'One row per running step: the right to take it out of running. Whoever deletes the row with its token has finished the step. No foreign key, for the same reason as ready_steps.';
 comment on column leases.user_id is 'Owner.';
 comment on column leases.step_id is 'The running step.';
 comment on column leases.token is 'Token of the claim.';
