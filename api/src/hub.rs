@@ -8,7 +8,7 @@
 //! [`DELTA_BYTES`]; whoever is slower reads from Postgres.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     mem,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -35,6 +35,9 @@ use crate::{ApiConfig, line::Line, pump};
 const LINES: usize = 256;
 /// Text on its way that one person's channel may hold; what is beyond is dropped, and the step's end brings it.
 const DELTA_BYTES: usize = 64 * 1024;
+
+/// Ended steps that a channel remembers.
+const ENDED: usize = 256;
 
 /// The feeds of this process. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -77,6 +80,8 @@ pub(crate) struct Channel {
 struct Deltas {
     waiting: BTreeMap<(StepId, u16), Delta>,
     bytes: usize,
+    /// Steps of which the end went out, the newest last: what they said comes too late.
+    ended: VecDeque<StepId>,
 }
 
 /// What somebody listens for.
@@ -278,7 +283,7 @@ impl Channel {
 
     fn say(&self, delta: &Delta) {
         let mut deltas = self.deltas();
-        if deltas.bytes + delta.text.len() > DELTA_BYTES {
+        if deltas.ended.contains(&delta.step) || deltas.bytes + delta.text.len() > DELTA_BYTES {
             return;
         }
         deltas.bytes += delta.text.len();
@@ -301,7 +306,24 @@ impl Channel {
 
     /// All text that waits, each step's in one piece.
     pub(crate) fn take_deltas(&self) -> impl Iterator<Item = Delta> {
-        mem::take(&mut *self.deltas()).waiting.into_values()
+        let mut deltas = self.deltas();
+        deltas.bytes = 0;
+        mem::take(&mut deltas.waiting).into_values()
+    }
+
+    /// A step's end is about to go out: hints and events come by different ways, and what it said may still be on its own.
+    pub(crate) fn end(&self, step: StepId) {
+        let mut deltas = self.deltas();
+        deltas.waiting.retain(|(of, _), _| *of != step);
+        if deltas.ended.len() == ENDED {
+            deltas.ended.pop_front();
+        }
+        deltas.ended.push_back(step);
+    }
+
+    /// A step that had ended runs again.
+    pub(crate) fn begin(&self, step: StepId) {
+        self.deltas().ended.retain(|ended| *ended != step);
     }
 
     fn deltas(&self) -> MutexGuard<'_, Deltas> {

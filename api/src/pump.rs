@@ -57,6 +57,13 @@ async fn read(store: &Store, channel: &Channel) -> Result<(), StoreError> {
             .await?;
         let full = i64::try_from(events.len()).is_ok_and(|read| read == PAGE);
         for event in &events {
+            match (event.step_id, event.event_type.as_str()) {
+                (Some(step), "task_completed" | "task_failed" | "task_cancelled") => {
+                    channel.end(step);
+                }
+                (Some(step), "task_started") => channel.begin(step),
+                _ => {}
+            }
             // Without a listener it is nobody's loss: the channel is about to close.
             let _ = channel.lines.send(Line::event(event));
             channel.advance(event.seq);

@@ -211,7 +211,8 @@ impl Hints {
             .deltas
             .into_iter()
             .map(|delta| Hint::Delta(Arc::new(delta)));
-        for hint in feeds.chain(cancels).chain(deltas) {
+        // What a step said comes before its end, which the feed tells.
+        for hint in deltas.chain(cancels).chain(feeds) {
             let _ = self.local.send(hint);
         }
     }
@@ -278,7 +279,7 @@ impl Parcel {
             ..Self::default()
         });
         let mut size = 100;
-        for mut piece in one_feed.chain(one_cancel).chain(one_delta) {
+        for mut piece in one_delta.chain(one_cancel).chain(one_feed) {
             let bytes = piece
                 .deltas
                 .first()
@@ -393,6 +394,8 @@ async fn listen_for_ever(pool: PgPool, process: Uuid, hints: Hints) {
     loop {
         match listen(&pool, process, &hints, &mut wait).await {
             Ok(()) => warn!("the hint listener heard nothing for {SILENCE:?}; it is opened anew"),
+            // The process is about to end; `stop` will be seen in a moment.
+            Err(sqlx::Error::PoolClosed) => return,
             Err(error) => warn!(%error, "the hint listener broke off; it is opened anew"),
         }
         sleep(wait + Duration::from_millis(fastrand::u64(..50))).await;

@@ -18,7 +18,7 @@ mod users;
 use std::time::Duration;
 
 use sqlx::{
-    PgPool, Postgres,
+    Connection, PgPool, Postgres,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -85,6 +85,9 @@ impl Default for PoolLimits {
     }
 }
 
+/// A connection that has rested for longer is tested before it is used.
+const IDLE_UNTESTED: Duration = Duration::from_millis(250);
+
 /// Opens connections that know the transitions; none is opened before it is needed, or `min` asks for it.
 pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, StoreError> {
     pool_with(url, limits, transitions_source())
@@ -129,6 +132,13 @@ pub fn pool_with(
         .max_connections(limits.max)
         .acquire_timeout(limits.acquire)
         .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                // One in use a moment ago needs no test. The others may have died with a server or a network, and each
+                // would cost its user an error.
+                Ok(meta.idle_for < IDLE_UNTESTED || connection.ping().await.is_ok())
+            })
+        })
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 sqlx::raw_sql(transitions)
