@@ -223,13 +223,9 @@ impl Pump {
         error!(error = %chain(why), batch = finishes.len(), "a batch was refused; its outcomes go one by one");
         let mut turn = Turn::default();
         for finish in finishes {
-            let one = Finish {
-                outcome: finish.outcome,
-                ..*finish
-            };
             match self
                 .store
-                .turn(std::slice::from_ref(&one), self.worker, 0)
+                .turn(std::slice::from_ref(finish), self.worker, 0)
                 .await
             {
                 Ok(mut more) => turn.fenced.append(&mut more.fenced),

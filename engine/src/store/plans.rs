@@ -69,6 +69,18 @@ pub enum Cancelled {
     Gone,
 }
 
+/// What a [`Plan`] is read from, for one and for lists.
+macro_rules! plan_columns {
+    () => {
+        "select p.id, p.session_id, p.message_id, p.mode, p.goal, p.state, p.queued, p.revision, p.cancel_requested_at,
+                    p.created_at, p.updated_at, p.finished_at, c.counts, c.planning
+             from plans p cross join lateral (
+               select coalesce(jsonb_object_agg(k.state, k.n), '{}') as counts, coalesce(bool_or(k.planning), false) as planning from (
+                 select s.state, count(*) as n, bool_or(s.kind = 'planning' and s.finished_at is null) as planning
+                 from steps s where s.user_id = p.user_id and s.plan_id = p.id group by s.state) k) c"
+    };
+}
+
 impl Store {
     /// Accepts a message: it is durable, has a plan, and its first step is on its way when this returns.
     pub async fn accept_message(
@@ -193,15 +205,10 @@ impl Store {
 
     /// One plan.
     pub async fn plan(&self, scope: UserScope, id: PlanId) -> Result<Option<Plan>, StoreError> {
-        Ok(sqlx::query_as(
-            "select p.id, p.session_id, p.message_id, p.mode, p.goal, p.state, p.queued, p.revision, p.cancel_requested_at,
-                    p.created_at, p.updated_at, p.finished_at, c.counts, c.planning
-             from plans p cross join lateral (
-               select coalesce(jsonb_object_agg(k.state, k.n), '{}') as counts, coalesce(bool_or(k.planning), false) as planning from (
-                 select s.state, count(*) as n, bool_or(s.kind = 'planning' and s.finished_at is null) as planning
-                 from steps s where s.user_id = p.user_id and s.plan_id = p.id group by s.state) k) c
-             where p.user_id = $1 and p.id = $2",
-        )
+        Ok(sqlx::query_as(concat!(
+            plan_columns!(),
+            " where p.user_id = $1 and p.id = $2"
+        ))
         .bind(scope.user())
         .bind(id)
         .fetch_optional(&self.pool)
@@ -227,14 +234,10 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<Plan>, StoreError> {
         Ok(sqlx::query_as(
-            "select p.id, p.session_id, p.message_id, p.mode, p.goal, p.state, p.queued, p.revision, p.cancel_requested_at,
-                    p.created_at, p.updated_at, p.finished_at, c.counts, c.planning
-             from plans p cross join lateral (
-               select coalesce(jsonb_object_agg(k.state, k.n), '{}') as counts, coalesce(bool_or(k.planning), false) as planning from (
-                 select s.state, count(*) as n, bool_or(s.kind = 'planning' and s.finished_at is null) as planning
-                 from steps s where s.user_id = p.user_id and s.plan_id = p.id group by s.state) k) c
-             where p.user_id = $1 and p.id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-             order by p.id desc limit $3",
+            concat!(
+                plan_columns!(),
+                " where p.user_id = $1 and p.id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff') order by p.id desc limit $3"
+            ),
         )
         .bind(scope.user())
         .bind(before)
