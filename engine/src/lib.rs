@@ -12,6 +12,7 @@ pub mod agent;
 pub mod clock;
 pub mod error;
 pub mod event;
+pub mod fault;
 pub mod id;
 pub mod llm;
 pub mod plan;

@@ -55,7 +55,15 @@ fn build() -> PathBuf {
     let mut cargo =
         std::process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--quiet", "--package", "codelab", "--target-dir"])
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "codelab",
+            "--features",
+            "faults",
+            "--target-dir",
+        ])
         .arg(target);
     if profile.file_name() == Some(OsStr::new("release")) {
         cargo.arg("--release");

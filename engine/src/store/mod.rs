@@ -153,7 +153,12 @@ pub fn pool_with(
 
 fn transitions_source() -> &'static str {
     static SOURCE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    SOURCE.get_or_init(|| TRANSITIONS.iter().map(|(_, sql)| *sql).collect())
+    SOURCE.get_or_init(|| {
+        let source: String = TRANSITIONS.iter().map(|(_, sql)| *sql).collect();
+        #[cfg(feature = "faults")]
+        let source = crate::fault::mutated(&source);
+        source
+    })
 }
 
 /// Brings the schema up to this program's version. Safe to run from several processes at once.
