@@ -12,6 +12,7 @@ mod crashes;
 mod model;
 mod mutants;
 mod real_input;
+mod steering;
 mod transitions;
 mod vendors;
 mod volume;
