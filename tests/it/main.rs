@@ -11,6 +11,7 @@ mod cost;
 mod crashes;
 mod model;
 mod mutants;
+mod protocol;
 mod real_input;
 mod steering;
 mod transitions;
