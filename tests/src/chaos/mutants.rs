@@ -1,0 +1,1 @@
+//! Breakages that the checkers have to notice.
