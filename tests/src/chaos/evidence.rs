@@ -233,7 +233,11 @@ impl Evidence {
 
     /// What a step was written as.
     pub fn written_as(&self, step: &StepRow) -> Option<&Step> {
-        let plan = self.rows.plans.iter().find(|plan| plan.id == step.plan_id)?;
+        let plan = self
+            .rows
+            .plans
+            .iter()
+            .find(|plan| plan.id == step.plan_id)?;
         let program = self.program_of(plan)?;
         program.steps.iter().find(|one| one.key == step.key)
     }

@@ -112,14 +112,11 @@ pub async fn strike(
 ) {
     let victim = rng.usize(..stage.workers.len());
     let a_while = Duration::from_millis(rng.u64(400..1_500));
-    let over_a_lease = stage.lease + Duration::from_millis(rng.u64(500..2_000));
-    let edges = &stage.edges;
-    let worker_postgres = &edges.worker_postgres[victim];
     match fault {
         Fault::KillWorker => kill_worker(stage, victim, kills).await,
         Fault::FreezeWorker => {
             stage.workers[victim].freeze();
-            sleep(over_a_lease).await;
+            sleep(over_a_lease(stage, rng)).await;
             stage.workers[victim].thaw();
         }
         Fault::DrainWorker => {
@@ -139,23 +136,29 @@ pub async fn strike(
             stage.api.drain().await;
             stage.api.start();
         }
+        server => at_servers(server, stage, victim, a_while, rng).await,
+    }
+}
+
+async fn at_servers(
+    fault: Fault,
+    stage: &Stage,
+    victim: usize,
+    a_while: Duration,
+    rng: &mut fastrand::Rng,
+) {
+    match fault {
         Fault::CrashPostgres => crash_postgres(stage, a_while).await,
         Fault::TerminateIdle => terminate(stage, "idle", 1).await,
         Fault::TerminateActive => terminate(stage, "active", 30).await,
         Fault::LockSteps => {
-            hold(stage, "lock table steps in access exclusive mode", a_while * 3).await;
+            let statement = "lock table steps in access exclusive mode";
+            hold(stage, statement, a_while * 3).await;
         }
         Fault::IdleInTransaction => {
             hold(stage, "select 1 from user_feeds for update", a_while * 2).await;
         }
-        Fault::KillRedis => {
-            let died = stage.cluster.redis(servers::Redis::kill).await;
-            sleep(a_while).await;
-            let lives = stage.cluster.redis(servers::Redis::start_again).await;
-            if let Some(error) = died.and(lives).err() {
-                tracing::warn!(%error, "Redis did not do as it was told");
-            }
-        }
+        Fault::KillRedis => kill_redis(stage, a_while).await,
         Fault::FlushRedis => flush_redis(stage).await,
         Fault::ModelBusy => model(stage, ModelMood::Busy, rng).await,
         Fault::ModelDown => model(stage, ModelMood::Down, rng).await,
@@ -166,56 +169,64 @@ pub async fn strike(
         Fault::ToolsDown => tools(stage, &[ToolMood::FailBefore, ToolMood::Busy], rng).await,
         Fault::ToolsCut => tools(stage, &[ToolMood::DoAndCut, ToolMood::FailAfter], rng).await,
         Fault::ToolsLate => tools(stage, &[ToolMood::Late], rng).await,
+        network => at_network(network, stage, victim, a_while, rng).await,
+    }
+}
+
+async fn at_network(
+    fault: Fault,
+    stage: &Stage,
+    victim: usize,
+    a_while: Duration,
+    rng: &mut fastrand::Rng,
+) {
+    let edges = &stage.edges;
+    let (postgres, model) = (&edges.worker_postgres[victim], &edges.worker_model[victim]);
+    match fault {
         Fault::ToolsRefuse => weather(&[&edges.tools], Weather::Refuse, a_while).await,
-        Fault::CutWorkerPostgres => cut(worker_postgres, rng).await,
+        Fault::CutWorkerPostgres => cut(postgres, rng).await,
         Fault::CutApiPostgres => cut(&edges.api_postgres, rng).await,
         Fault::BlackHoleWorkerPostgres => {
-            weather(&[worker_postgres], Weather::BlackHole, over_a_lease).await;
+            let long = over_a_lease(stage, rng);
+            weather(&[postgres], Weather::BlackHole, long).await;
         }
         Fault::BlackHoleApiPostgres => {
             weather(&[&edges.api_postgres], Weather::BlackHole, a_while * 2).await;
         }
         Fault::SlowPostgres => {
             let slow = Weather::Slow(Duration::from_millis(rng.u64(5..40)));
-            weather(&[worker_postgres, &edges.api_postgres], slow, a_while * 2).await;
+            weather(&[postgres, &edges.api_postgres], slow, a_while * 2).await;
         }
         Fault::RefusePostgres => {
-            edges.api_postgres.weather(Weather::Refuse);
-            worker_postgres.weather(Weather::Refuse);
-            edges.api_postgres.cut();
-            worker_postgres.cut();
-            weather(&[worker_postgres, &edges.api_postgres], Weather::Refuse, a_while).await;
+            let both = [postgres, &edges.api_postgres];
+            for edge in both {
+                edge.weather(Weather::Refuse);
+                edge.cut();
+            }
+            weather(&both, Weather::Refuse, a_while).await;
         }
         Fault::StealFinish => steal(&edges.worker_postgres, "step_finish", a_while).await,
         Fault::StealRenewal => steal(&edges.worker_postgres, "lease_renew", a_while).await,
         Fault::StealAccept => {
-            steal(std::slice::from_ref(&edges.api_postgres), "plan_accept", a_while).await;
+            let api = std::slice::from_ref(&edges.api_postgres);
+            steal(api, "plan_accept", a_while).await;
         }
-        Fault::CutModel => {
-            for _ in 0..5 {
-                edges.worker_model[victim].cut();
-                sleep(a_while / 5).await;
-            }
-        }
+        Fault::CutModel => cut_often(model, a_while).await,
         Fault::BlackHoleModel => {
-            weather(&[&edges.worker_model[victim]], Weather::BlackHole, a_while * 2).await;
-            edges.worker_model[victim].cut();
+            weather(&[model], Weather::BlackHole, a_while * 2).await;
+            model.cut();
         }
-        Fault::CutTools => {
-            for _ in 0..5 {
-                edges.tools.cut();
-                sleep(a_while / 5).await;
-            }
-        }
+        Fault::CutTools => cut_often(&edges.tools, a_while).await,
         Fault::BlackHoleRedis => {
-            weather(
-                &[&edges.worker_redis, &edges.api_redis],
-                Weather::BlackHole,
-                a_while * 2,
-            )
-            .await;
+            let redis = [&edges.worker_redis, &edges.api_redis];
+            weather(&redis, Weather::BlackHole, a_while * 2).await;
         }
+        other => tracing::error!(?other, "nobody knows this fault"),
     }
+}
+
+fn over_a_lease(stage: &Stage, rng: &mut fastrand::Rng) -> Duration {
+    stage.lease + Duration::from_millis(rng.u64(500..2_000))
 }
 
 /// Kills a worker and starts it again; writes down which leases there were.
@@ -246,14 +257,23 @@ async fn crash_postgres(stage: &Stage, pause: Duration) {
     }
 }
 
-/// Ends connections of the service in this state, so many times within a second or so.
-async fn terminate(stage: &Stage, state: &str, times: u32) {
+async fn kill_redis(stage: &Stage, pause: Duration) {
+    let died = stage.cluster.redis(servers::Redis::kill).await;
+    sleep(pause).await;
+    let lives = stage.cluster.redis(servers::Redis::start_again).await;
+    if let Some(error) = died.and(lives).err() {
+        tracing::warn!(%error, "Redis did not do as it was told");
+    }
+}
+
+/// Ends connections of the service that are at this, so many times within a second or so.
+async fn terminate(stage: &Stage, activity: &str, times: u32) {
     for _ in 0..times {
         let cut = sqlx::query(
             "select pg_terminate_backend(pid) from pg_stat_activity
              where application_name = 'codelab' and datname = current_database() and state = $1",
         )
-        .bind(state)
+        .bind(activity)
         .execute(&stage.direct)
         .await;
         if cut.is_err() {
@@ -308,9 +328,14 @@ async fn tools(stage: &Stage, moods: &[ToolMood], rng: &mut fastrand::Rng) {
 }
 
 async fn weather(edges: &[&Proxy], weather: Weather, pause: Duration) {
-    edges.iter().for_each(|edge| edge.weather(weather));
-    sleep(pause).await;
-    edges.iter().for_each(|edge| edge.weather(Weather::Clear));
+    for now in [weather, Weather::Clear] {
+        for edge in edges {
+            edge.weather(now);
+        }
+        if now == weather {
+            sleep(pause).await;
+        }
+    }
 }
 
 async fn cut(edge: &Proxy, rng: &mut fastrand::Rng) {
@@ -320,9 +345,17 @@ async fn cut(edge: &Proxy, rng: &mut fastrand::Rng) {
     }
 }
 
+async fn cut_often(edge: &Proxy, over: Duration) {
+    for _ in 0..5 {
+        edge.cut();
+        sleep(over / 5).await;
+    }
+}
+
 async fn steal(edges: &[Proxy], statement: &str, pause: Duration) {
-    edges.iter().for_each(|edge| edge.steal_reply(statement));
+    for edge in edges {
+        edge.steal_reply(statement);
+    }
     sleep(pause).await;
     edges.iter().for_each(Proxy::steal_nothing);
 }
-

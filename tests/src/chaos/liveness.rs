@@ -37,7 +37,7 @@ pub async fn open_steps(pool: &PgPool) -> Option<i64> {
 }
 
 /// What a person needs who has to find out why nothing moves.
-async fn dump(pool: &PgPool) -> String {
+pub async fn dump(pool: &PgPool) -> String {
     let queries = [
         ("steps", "select row_to_json(t)::text from (select s.id, s.key, s.kind, s.state, s.token, s.failures, s.waiting_for, p.goal, p.state as plan,
            p.cancel_requested_at, r.placed, r.due_at, r.rank, l.worker_id, l.expires_at, w.kind as wait, w.deadline
@@ -54,14 +54,9 @@ async fn dump(pool: &PgPool) -> String {
     let mut text = String::new();
     for (name, query) in queries {
         let rows: Result<Vec<String>, _> = sqlx::query_scalar(query).fetch_all(pool).await;
-        text.push_str(name);
-        text.push_str(":\n");
-        match rows {
-            Ok(rows) => rows
-                .iter()
-                .for_each(|row| text.push_str(&format!("  {row}\n"))),
-            Err(error) => text.push_str(&format!("  {error}\n")),
-        }
+        let rows = rows.unwrap_or_else(|error| vec![error.to_string()]);
+        text.extend([name, ":\n"]);
+        text.extend(rows.iter().map(|row| format!("  {row}\n")));
     }
     text
 }

@@ -26,6 +26,7 @@ pub mod proxy;
 pub mod receipts;
 pub mod report;
 pub mod run;
+pub mod scenario;
 pub mod script;
 pub mod slot;
 pub mod stage;

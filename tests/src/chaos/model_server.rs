@@ -169,10 +169,7 @@ fn refuse(shop: &Shop, at: usize, status: StatusCode, message: &str) -> Response
 }
 
 fn acts(script: &Script, turn: usize, mood: Option<ModelMood>) -> Vec<Act> {
-    let head = Act::Say(chunk(
-        &json!({ "role": "assistant", "content": "" }),
-        None,
-    ));
+    let head = Act::Say(chunk(&json!({ "role": "assistant", "content": "" }), None));
     let body = match (mood, script.calls.get(turn)) {
         (Some(ModelMood::Endless), _) => endless(),
         (Some(ModelMood::Stall), _) => vec![say("well "), Act::Rest(STALL), Act::Cut],
@@ -232,12 +229,7 @@ fn called(script: &Script, turn: usize, name: &str, args: &Value, garbled: bool)
 
 fn endless() -> Vec<Act> {
     let mut acts: Vec<Act> = (0..ENDLESS)
-        .flat_map(|_| {
-            [
-                say("and so on "),
-                Act::Rest(Duration::from_millis(2)),
-            ]
-        })
+        .flat_map(|_| [say("and so on "), Act::Rest(Duration::from_millis(2))])
         .collect();
     acts.push(Act::Cut);
     acts

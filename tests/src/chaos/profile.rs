@@ -51,7 +51,7 @@ pub fn named(name: &str) -> Option<Profile> {
     let smoke = Profile {
         name: "smoke",
         chaos: Duration::from_secs(18),
-        drain: Duration::from_secs(60),
+        drain: Duration::from_mins(1),
         people: 3,
         plans: 20,
         workers: 2,

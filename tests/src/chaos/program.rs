@@ -240,7 +240,8 @@ fn calls(rng: &mut fastrand::Rng, id: &str, agent: &str) -> Vec<(String, Value)>
     (0..count)
         .map(|place| {
             let name = ["add", "add", "add", "charge", "look"][rng.usize(..5)];
-            let args = json!({ "n": rng.u32(1..10), "program": id, "agent": agent, "place": place });
+            let args =
+                json!({ "n": rng.u32(1..10), "program": id, "agent": agent, "place": place });
             (name.to_owned(), args)
         })
         .collect()

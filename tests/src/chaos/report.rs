@@ -80,7 +80,13 @@ impl Report {
             events_read: evidence
                 .transcripts
                 .iter()
-                .map(|transcript| transcript.frames.iter().filter(|one| one.seq.is_some()).count())
+                .map(|transcript| {
+                    transcript
+                        .frames
+                        .iter()
+                        .filter(|one| one.seq.is_some())
+                        .count()
+                })
                 .sum(),
             streams_resumed: evidence
                 .transcripts

@@ -12,8 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CONTRACT,
-    checks,
+    CONTRACT, checks,
     client::Client,
     evidence::{Evidence, Rows},
     faults::{PROCESSES, SURROUNDINGS, TOOLS},
@@ -53,7 +52,7 @@ pub async fn run(cluster: &Cluster, profile: &Profile, seed: u64, breakage: &Bre
     let deeds = Arc::new(Deeds::default());
     let scene = Scene::open(Arc::clone(&stage), Arc::clone(&deeds), profile, seed).await;
     let mut report = scene.play(profile, seed).await;
-    report.profile = profile.name.to_owned();
+    profile.name.clone_into(&mut report.profile);
     report.seed = seed;
     report.seconds = begun.elapsed().as_secs();
     if let Some(stage) = Arc::into_inner(stage)
@@ -122,8 +121,11 @@ impl Scene {
         self.people.push((Arc::clone(&person), session));
         for slow in [false, true] {
             let watcher = Watcher::new(client.clone());
-            self.watching
-                .spawn(watcher.clone().run(slow, fastrand::Rng::with_seed(rng.u64(..))));
+            self.watching.spawn(
+                watcher
+                    .clone()
+                    .run(slow, fastrand::Rng::with_seed(rng.u64(..))),
+            );
             self.watchers.push(watcher);
         }
         let inbox = person.answer(fastrand::Rng::with_seed(rng.u64(..)), self.stop.clone());

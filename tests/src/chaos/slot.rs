@@ -76,7 +76,10 @@ impl Slot {
     /// Starts it, unless it runs.
     pub fn start(&self) {
         let mut life = lock(&self.life);
-        if life.as_ref().is_some_and(|life| life.ended.borrow().is_none()) {
+        if life
+            .as_ref()
+            .is_some_and(|life| life.ended.borrow().is_none())
+        {
             return;
         }
         let log = File::options()
@@ -98,9 +101,8 @@ impl Slot {
             .kill_on_drop(true)
             .spawn()
             .expect("the binary starts");
-        let pid = Pid::from_raw(
-            i32::try_from(child.id().expect("it has just begun")).expect("a pid"),
-        );
+        let pid =
+            Pid::from_raw(i32::try_from(child.id().expect("it has just begun")).expect("a pid"));
         let (end, ended) = watch::channel(None);
         let expected = Arc::new(AtomicBool::new(false));
         *life = Some(Life {

@@ -30,7 +30,7 @@ use crate::person::SECRET;
 
 const TEMPLATE: &str = "chaos_template";
 /// Longest start of the API.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// The Postgres and Redis of this process; every run has a database of its own.
 #[derive(Clone)]
@@ -160,6 +160,14 @@ impl Cluster {
 impl Stage {
     /// Sets it and starts every process.
     pub async fn set(cluster: &Cluster, setting: &Setting) -> Self {
+        let stage = Self::build(cluster, setting).await;
+        stage.all().for_each(Slot::start);
+        stage.api_answers().await;
+        stage
+    }
+
+    /// Sets it; no process runs yet.
+    pub async fn build(cluster: &Cluster, setting: &Setting) -> Self {
         let (database, url) = cluster.database().await;
         let direct = PgPoolOptions::new()
             .max_connections(8)
@@ -182,7 +190,7 @@ impl Stage {
         let folder = tempfile::tempdir().expect("a folder");
         let address = free_port().await.local_addr().expect("it is bound");
         let (api, workers) = slots(&edges, &database, address, setting, folder.path());
-        let stage = Self {
+        Self {
             cluster: cluster.clone(),
             direct,
             book,
@@ -195,10 +203,7 @@ impl Stage {
             lease: Duration::from_secs(setting.lease),
             deaths: tokio::sync::Mutex::new(deaths),
             folder,
-        };
-        stage.all().for_each(Slot::start);
-        stage.api_answers().await;
-        stage
+        }
     }
 
     /// Every process.
@@ -348,10 +353,7 @@ fn slots(
                 "OPENAI_BASE_URL".to_owned(),
                 format!("http://{model}/{number}/v1"),
             ),
-            (
-                "CODELAB_EGRESS_ALLOW".to_owned(),
-                "127.0.0.0/8".to_owned(),
-            ),
+            ("CODELAB_EGRESS_ALLOW".to_owned(), "127.0.0.0/8".to_owned()),
             ("CODELAB_WORKER_CONCURRENCY".to_owned(), "16".to_owned()),
         ]);
         Slot::new(&format!("worker{number}"), &["worker"], variables, folder)

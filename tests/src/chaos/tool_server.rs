@@ -87,9 +87,7 @@ impl ToolServer {
             moods: moods.clone(),
             ledger: Mutex::default(),
         });
-        let router = Router::new()
-            .route("/{name}", post(call))
-            .with_state(shop);
+        let router = Router::new().route("/{name}", post(call)).with_state(shop);
         let task = tokio::spawn(async move {
             let _ = axum::serve(listener, router).await;
         });

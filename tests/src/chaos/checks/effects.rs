@@ -56,7 +56,10 @@ impl<'a> Calls<'a> {
                 continue;
             };
             let mut by_key: HashMap<&str, usize> = HashMap::new();
-            for receipt in receipts.iter().filter(|one| one.name == "charge" && one.applied) {
+            for receipt in receipts
+                .iter()
+                .filter(|one| one.name == "charge" && one.applied)
+            {
                 *by_key.entry(&receipt.place).or_default() += 1;
             }
             let allowed = 1 + said_not_done(evidence, step.id);
@@ -72,7 +75,12 @@ impl<'a> Calls<'a> {
     /// Whatever succeeded did all that it was written to do.
     fn all_was_done(&self, evidence: &Evidence) -> Vec<String> {
         let mut wrong = Vec::new();
-        for step in evidence.rows.steps.iter().filter(|step| step.state == "succeeded") {
+        for step in evidence
+            .rows
+            .steps
+            .iter()
+            .filter(|step| step.state == "succeeded")
+        {
             let Some(written) = evidence.written_as(step) else {
                 continue;
             };
@@ -87,7 +95,9 @@ impl<'a> Calls<'a> {
                     .get(&key)
                     .is_some_and(|receipts| receipts.iter().any(|one| one.applied));
                 if !done {
-                    wrong.push(format!("I7: {label} succeeded and its {name} {place} was never done"));
+                    wrong.push(format!(
+                        "I7: {label} succeeded and its {name} {place} was never done"
+                    ));
                 }
             }
         }
@@ -157,7 +167,9 @@ fn turns_are_paid_once(evidence: &Evidence) -> Vec<String> {
                 && receipt.step == Some(effect.step_id)
                 && receipt.ordinal == Some(effect.ordinal)
                 && receipt.ending == Ending::Whole
-                && effect.done_at.is_some_and(|done_at| receipt.begun > done_at)
+                && effect
+                    .done_at
+                    .is_some_and(|done_at| receipt.begun > done_at)
         });
         let again = again.count();
         if again > 0 {

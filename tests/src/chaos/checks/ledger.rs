@@ -147,7 +147,7 @@ fn order(evidence: &Evidence, runs: &[Run], fold: &Fold) -> Vec<String> {
         .collect()
 }
 
-/// Nothing of a plan begins after its cancel was answered.
+/// Nothing of a plan begins or succeeds after its cancel was answered.
 fn cancels(evidence: &Evidence) -> Vec<String> {
     let mut wrong = Vec::new();
     for cancel in &evidence.written.cancels {
@@ -162,12 +162,13 @@ fn cancels(evidence: &Evidence) -> Vec<String> {
         let late = evidence
             .rows
             .all_events()
-            .filter(|event| event.event_type == "task_started" && event.timestamp > taken_at)
+            .filter(|event| ["task_started", "task_completed"].contains(&event.event_type.as_str()))
+            .filter(|event| event.timestamp > taken_at)
             .filter(concerned);
         wrong.extend(late.map(|event| {
             format!(
-                "I22: step {:?} began at {} after a cancel that was answered at {taken_at}",
-                event.step_id, event.timestamp
+                "I22: {} of step {:?} at {} after a cancel that was answered at {taken_at}",
+                event.event_type, event.step_id, event.timestamp
             )
         }));
     }

@@ -22,7 +22,13 @@ pub fn all(evidence: &Evidence) -> Vec<String> {
             .iter()
             .map(|one| format!("I17: {one}")),
     );
-    wrong.extend(evidence.rows.broken.iter().map(|one| format!("rows: {one}")));
+    wrong.extend(
+        evidence
+            .rows
+            .broken
+            .iter()
+            .map(|one| format!("rows: {one}")),
+    );
     wrong.extend(panics(evidence));
     wrong.extend(accepted::check(evidence));
     wrong.extend(ledger::check(evidence));

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use crate::chaos::{
+    CONTRACT,
     evidence::{Evidence, PlanRow, StepRow},
     program::{Kind, PEOPLE, Step},
 };
@@ -55,7 +56,6 @@ fn whole(evidence: &Evidence, plan: &PlanRow) -> Option<String> {
     let bad = of_plan("failed") + of_plan("skipped");
     let good = of_plan("succeeded");
     let fits = match plan.state.as_str() {
-        "active" => false,
         "cancelled" => plan.cancel_requested_at.is_some(),
         "succeeded" => bad == 0,
         "partial" => good > 0,
@@ -135,15 +135,20 @@ fn may_fail(evidence: &Evidence, step: &StepRow, written: &Step) -> bool {
         .filter(|event| event.step_id.is_some_and(|id| id.0 == step.id))
         .filter(|event| event.payload["reason"] == "worker_lost")
         .count();
+    // Before there is a way to wait for a provider without counting.
+    let transient = !CONTRACT
+        && step
+            .error
+            .as_ref()
+            .is_some_and(|error| error["class"] == "transient");
     let poisoned = code == "poison" && lost + 1 >= 3;
-    written.script.refuse || poisoned || matches!(written.kind, Kind::Map(_))
+    written.script.refuse || transient || poisoned || matches!(written.kind, Kind::Map(_))
 }
 
 fn may_be_skipped(evidence: &Evidence, step: &StepRow) -> bool {
-    let decided = evidence.written.decisions.iter().any(|decision| {
+    evidence.written.decisions.iter().any(|decision| {
         decision.step == Some(step.id) || decision.choice["choice"] == "accept_partial"
-    });
-    decided
+    })
 }
 
 fn may_be_cancelled(evidence: &Evidence, step: &StepRow, plan: &PlanRow) -> bool {

@@ -23,7 +23,11 @@ pub fn check(evidence: &Evidence) -> Vec<String> {
     let runs = Runs::of(evidence);
     let mut wrong = runs.at_once(evidence);
     wrong.extend(runs.zombies(evidence));
-    wrong.extend(recoveries(evidence).iter().filter_map(|one| one.judge(evidence)));
+    wrong.extend(
+        recoveries(evidence)
+            .iter()
+            .filter_map(|one| one.judge(evidence)),
+    );
     wrong
 }
 
@@ -149,7 +153,9 @@ impl Runs {
             for (at, step) in marks {
                 now += step;
                 if usize::try_from(now).is_ok_and(|now| now > limit) {
-                    wrong.push(format!("I5b: {agent} did {now} things at once at {at}, and may do {limit}"));
+                    wrong.push(format!(
+                        "I5b: {agent} did {now} things at once at {at}, and may do {limit}"
+                    ));
                     break;
                 }
             }

@@ -42,17 +42,24 @@ fn judge(evidence: &Evidence, transcript: &Transcript) -> Vec<String> {
         }
         expected = seq + 1;
         if !by_seq.get(&seq).is_some_and(|event| same(event, frame)) {
-            wrong.push(format!("I12: {name} saw another event {seq} than is stored: {}", frame.value));
+            wrong.push(format!(
+                "I12: {name} saw another event {seq} than is stored: {}",
+                frame.value
+            ));
         }
     }
     let last = events.last().map_or(0, |event| event.seq);
     if expected != last + 1 {
-        wrong.push(format!("I12: {name} saw everything up to {}, and there is {last}", expected - 1));
+        wrong.push(format!(
+            "I12: {name} saw everything up to {}, and there is {last}",
+            expected - 1
+        ));
     }
     wrong.truncate(5);
     wrong
 }
 
 fn same(event: &Event, frame: &Frame) -> bool {
-    frame.value["event_type"] == event.event_type.as_str() && frame.value["payload"] == event.payload
+    frame.value["event_type"] == event.event_type.as_str()
+        && frame.value["payload"] == event.payload
 }
