@@ -21,6 +21,8 @@ use super::{
 pub struct Kill {
     /// When.
     pub at: DateTime<Utc>,
+    /// Its number.
+    pub worker: usize,
     /// All leases just before, by step and token; some of them were its own.
     pub leases: Vec<(Uuid, i64)>,
 }

@@ -20,6 +20,7 @@ use super::{
 pub enum Fault {
     KillWorker,
     FreezeWorker,
+    FreezeAllWorkers,
     DrainWorker,
     KillApi,
     FreezeApi,
@@ -63,6 +64,7 @@ pub const PROCESSES: &[Fault] = &[
     Fault::CrashPostgres,
     Fault::KillApi,
     Fault::DrainWorker,
+    Fault::FreezeAllWorkers,
     Fault::TerminateActive,
     Fault::LockSteps,
     Fault::KillWorker,
@@ -103,14 +105,17 @@ pub const TOOLS: &[Fault] = &[
     Fault::ToolsRefuse,
 ];
 
-/// Strikes once. Kills are put down in `kills`.
+/// Strikes once; at which worker, where it is at one. Kills are put down in `kills`.
 pub async fn strike(
     fault: Fault,
     stage: &Stage,
     rng: &mut fastrand::Rng,
     kills: &std::sync::Mutex<Vec<Kill>>,
-) {
-    let victim = rng.usize(..stage.workers.len());
+) -> Option<usize> {
+    let victim = match fault {
+        Fault::KillWorker | Fault::FreezeWorker | Fault::BlackHoleWorkerPostgres => busiest(stage),
+        _ => rng.usize(..stage.workers.len()),
+    };
     let a_while = Duration::from_millis(rng.u64(400..1_500));
     match fault {
         Fault::KillWorker => kill_worker(stage, victim, kills).await,
@@ -118,6 +123,15 @@ pub async fn strike(
             stage.workers[victim].freeze();
             sleep(over_a_lease(stage, rng)).await;
             stage.workers[victim].thaw();
+        }
+        Fault::FreezeAllWorkers => {
+            for worker in &stage.workers {
+                worker.freeze();
+            }
+            sleep(over_a_lease(stage, rng)).await;
+            for worker in &stage.workers {
+                worker.thaw();
+            }
         }
         Fault::DrainWorker => {
             stage.workers[victim].drain().await;
@@ -138,6 +152,20 @@ pub async fn strike(
         }
         server => at_servers(server, stage, victim, a_while, rng).await,
     }
+    at_one_worker(fault).then_some(victim)
+}
+
+fn at_one_worker(fault: Fault) -> bool {
+    matches!(
+        fault,
+        Fault::KillWorker
+            | Fault::FreezeWorker
+            | Fault::DrainWorker
+            | Fault::CutWorkerPostgres
+            | Fault::BlackHoleWorkerPostgres
+            | Fault::CutModel
+            | Fault::BlackHoleModel
+    )
 }
 
 async fn at_servers(
@@ -225,6 +253,14 @@ async fn at_network(
     }
 }
 
+/// The worker in the middle of most calls: a blow at an idle one shows nothing.
+fn busiest(stage: &Stage) -> usize {
+    let open = stage.book.open_of_workers();
+    (0..stage.workers.len())
+        .max_by_key(|worker| open.get(worker).copied())
+        .unwrap_or(0)
+}
+
 fn over_a_lease(stage: &Stage, rng: &mut fastrand::Rng) -> Duration {
     stage.lease + Duration::from_millis(rng.u64(500..2_000))
 }
@@ -238,6 +274,7 @@ pub async fn kill_worker(stage: &Stage, victim: usize, kills: &std::sync::Mutex<
     if stage.workers[victim].kill().await {
         let kill = Kill {
             at,
+            worker: victim,
             leases: leases.unwrap_or_default(),
         };
         kills

@@ -33,6 +33,7 @@ pub mod stage;
 pub mod statements;
 pub mod stream;
 pub mod tool_server;
+pub mod zombies;
 
 /// Whether the service has tools, the journal, cards, maps, pause, step cancel and retry in place.
 pub const CONTRACT: bool = false;

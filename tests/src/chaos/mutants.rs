@@ -8,6 +8,7 @@ use super::{
     profile::Profile,
     run::{Breakage, run},
     stage::Cluster,
+    zombies,
 };
 
 /// Seeds that are tried before a mutant counts as alive.
@@ -22,12 +23,23 @@ enum How {
     Rust,
 }
 
+/// What has to notice it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum By {
+    /// A run against processes.
+    Run,
+    /// The hunt in this process.
+    Zombies,
+}
+
 /// A deliberate breakage.
 #[derive(Debug, Clone, Copy)]
 pub struct Mutant {
     /// Its name.
     pub name: &'static str,
     how: How,
+    by: By,
     /// What has to give way in the schema.
     schema: &'static [&'static str],
 }
@@ -36,6 +48,7 @@ pub struct Mutant {
 pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "finish_without_token",
+        by: By::Run,
         how: How::Sql(&[(
             " and l.token = g.token\n        and (g.outcome",
             "\n        and (g.outcome",
@@ -44,6 +57,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "finish_by_worker_name",
+        by: By::Zombies,
         how: How::Sql(&[(
             " and l.token = g.token\n        and (g.outcome",
             " and (g.outcome = 'lost' or l.worker_id = p_worker)\n        and (g.outcome",
@@ -52,6 +66,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "place_released_without_lease",
+        by: By::Run,
         how: How::Sql(&[(
             "    if cardinality(v_moved) < cardinality(p_steps) then\n",
             "    if cardinality(v_moved) < cardinality(p_steps) then
@@ -63,6 +78,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "limit_not_looked_at",
+        by: By::Run,
         how: How::Sql(&[
             ("r.agent_id is null or r.place <= r.agent_room", "true"),
             ("r.kept + least(r.wanting, r.room)", "r.kept + r.wanting"),
@@ -74,6 +90,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "sequence_of_its_own",
+        by: By::Run,
         how: How::Sql(&[(
             "f.last_seq - count(*) over (partition by d.user_id) + row_number() over (partition by d.user_id order by d.n)",
             "nextval('chaos_seq')",
@@ -82,11 +99,13 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "deadline_not_looked_at",
+        by: By::Run,
         how: How::Sql(&[("then w.deadline <= v_now else", "then false else")]),
         schema: &[],
     },
     Mutant {
         name: "loss_not_counted",
+        by: By::Run,
         how: How::Sql(&[
             (
                 "d.outcome in ('retry', 'lost', 'fail') then 1",
@@ -101,11 +120,13 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "event_left_out",
+        by: By::Run,
         how: How::Sql(&[("v_drafts := v_drafts || v_hear.drafts;", "")]),
         schema: &[],
     },
     Mutant {
         name: "missed_need_ignored",
+        by: By::Run,
         how: How::Sql(&[(
             "when e.missed then 'skipped' when s.waiting_for = e.met then 'ready'",
             "when e.missed or s.waiting_for = e.met then 'ready'",
@@ -120,6 +141,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "cancel_forgotten_by_the_finish",
+        by: By::Run,
         how: How::Sql(&[(
             "when p.cancel_requested_at is not null then 'cancelled'\n               when g.outcome in",
             "when false then 'cancelled'\n               when g.outcome in",
@@ -127,7 +149,8 @@ pub const MUTANTS: &[Mutant] = &[
         schema: &[],
     },
     Mutant {
-        name: "lost_before_it_expired",
+        name: "renewal_renews_nothing",
+        by: By::Run,
         how: How::Sql(&[
             ("and (g.outcome <> 'lost' or l.expires_at <= v_now)", ""),
             ("update leases l set expires_at = v_now + p_lease", "update leases l set expires_at = l.expires_at"),
@@ -141,6 +164,8 @@ pub const MUTANTS: &[Mutant] = &[
 pub struct Hunted {
     /// Its name.
     pub mutant: &'static str,
+    /// What hunted it.
+    by: By,
     /// The first thing that was wrong; none: it lives.
     pub caught_by: Option<String>,
     /// Until then.
@@ -162,6 +187,9 @@ pub async fn hunt(cluster: &Cluster, profile: &Profile, only: Option<&str>) -> V
 
 async fn hunt_one(cluster: &Cluster, profile: &Profile, mutant: &Mutant) -> Hunted {
     let begun = Instant::now();
+    if mutant.by == By::Zombies {
+        return mutant.among_zombies(cluster).await;
+    }
     let folder = tempfile::tempdir().ok();
     let breakage = mutant.breakage(folder.as_ref().map(tempfile::TempDir::path));
     for seed in 1..=SEEDS {
@@ -169,6 +197,7 @@ async fn hunt_one(cluster: &Cluster, profile: &Profile, mutant: &Mutant) -> Hunt
         if let Some(first) = report.violations.first() {
             return Hunted {
                 mutant: mutant.name,
+                by: mutant.by,
                 caught_by: Some(first.lines().next().unwrap_or_default().to_owned()),
                 seconds: begun.elapsed().as_secs(),
                 seeds: seed,
@@ -177,6 +206,7 @@ async fn hunt_one(cluster: &Cluster, profile: &Profile, mutant: &Mutant) -> Hunt
     }
     Hunted {
         mutant: mutant.name,
+        by: mutant.by,
         caught_by: None,
         seconds: begun.elapsed().as_secs(),
         seeds: SEEDS,
@@ -189,6 +219,28 @@ pub fn named(name: &str) -> Option<&'static Mutant> {
 }
 
 impl Mutant {
+    async fn among_zombies(&self, cluster: &Cluster) -> Hunted {
+        let begun = Instant::now();
+        let (_, url) = cluster.database().await;
+        let mut source = engine::store::transitions().to_owned();
+        if let How::Sql(pairs) = self.how {
+            for (from, to) in pairs {
+                source = source.replace(from, to);
+            }
+        }
+        let wrong = match zombies::hunt(&url, source).await {
+            Ok(wrong) => wrong.into_iter().next(),
+            Err(error) => Some(error.to_string()),
+        };
+        Hunted {
+            mutant: self.name,
+            by: self.by,
+            caught_by: wrong,
+            seconds: begun.elapsed().as_secs(),
+            seeds: 1,
+        }
+    }
+
     /// What makes processes do it; SQL goes into a file of the folder.
     pub fn breakage(&self, folder: Option<&std::path::Path>) -> Breakage {
         let variable = match (self.how, folder) {

@@ -22,6 +22,8 @@ use super::{
 pub struct Blow {
     /// What.
     pub fault: Fault,
+    /// At which worker, if at one.
+    pub victim: Option<usize>,
     /// From when.
     pub began: DateTime<Utc>,
     /// Until when.
@@ -72,9 +74,10 @@ pub async fn crew(
                 return;
             }
             let began = Utc::now();
-            strike(*fault, &stage, &mut rng, &deeds.kills).await;
+            let victim = strike(*fault, &stage, &mut rng, &deeds.kills).await;
             lock(&deeds.blows).push(Blow {
                 fault: *fault,
+                victim,
                 began,
                 ended: Utc::now(),
             });

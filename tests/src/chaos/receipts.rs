@@ -1,6 +1,9 @@
 //! Receipts: what the model and the tools were really asked, kept outside of everything that is tested.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -93,6 +96,18 @@ impl Book {
             receipt.ending = ending;
             receipt.ended = Some(Utc::now());
         }
+    }
+
+    /// How many calls each worker is in the middle of.
+    pub fn open_of_workers(&self) -> HashMap<usize, usize> {
+        let mut open = HashMap::new();
+        let receipts = self.lock();
+        for receipt in receipts.iter().filter(|one| one.ending == Ending::Open) {
+            if let Some(worker) = receipt.worker {
+                *open.entry(worker).or_default() += 1;
+            }
+        }
+        open
     }
 
     /// A copy of all.

@@ -144,7 +144,7 @@ impl Cluster {
     }
 
     /// A fresh database: its name and URL, not by a proxy.
-    async fn database(&self) -> (String, String) {
+    pub async fn database(&self) -> (String, String) {
         let name = format!("c{}", Uuid::now_v7().simple());
         self.postgres(move |postgres| {
             postgres

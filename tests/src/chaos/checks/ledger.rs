@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use chrono::TimeDelta;
 use engine::event::Event;
 use uuid::Uuid;
 
@@ -9,6 +10,9 @@ use crate::{
     chaos::evidence::{Evidence, Run, end_of_run},
     checker::check_feed,
 };
+
+/// Longest claim that may be under way when a cancel is answered.
+const CLAIMING: TimeDelta = TimeDelta::milliseconds(500);
 
 /// Finds what breaks it.
 pub fn check(evidence: &Evidence) -> Vec<String> {
@@ -163,7 +167,11 @@ fn cancels(evidence: &Evidence) -> Vec<String> {
             .rows
             .all_events()
             .filter(|event| ["task_started", "task_completed"].contains(&event.event_type.as_str()))
-            .filter(|event| event.timestamp > taken_at)
+            .filter(|event| {
+                // A claim that had its row before the cancel came commits after it.
+                let claim = event.event_type == "task_started";
+                event.timestamp > taken_at + if claim { CLAIMING } else { TimeDelta::zero() }
+            })
             .filter(concerned);
         wrong.extend(late.map(|event| {
             format!(

@@ -3,10 +3,12 @@
 //! I12 streams, I13 an event for each transition, I15 poison, I16 recovery, I17 nobody reads what is another's, I22 cancel.
 
 pub mod accepted;
+pub mod causes;
 pub mod effects;
 pub mod ledger;
 pub mod outcome;
 pub mod physical;
+pub mod runs;
 pub mod streams;
 
 use super::evidence::Evidence;
@@ -35,6 +37,7 @@ pub fn all(evidence: &Evidence) -> Vec<String> {
     wrong.extend(outcome::check(evidence));
     wrong.extend(effects::check(evidence));
     wrong.extend(physical::check(evidence));
+    wrong.extend(causes::check(evidence));
     wrong.extend(streams::check(evidence));
     wrong
 }

@@ -122,7 +122,8 @@ fn needs_met(
     }
 }
 
-/// It was told to, or it lost its worker three times (which an innocent step can too, when faults come thick).
+/// It was told to, or it failed or lost its worker three times, and lost it the last time (which happens to an innocent step when
+/// faults come thick).
 fn may_fail(evidence: &Evidence, step: &StepRow, written: &Step) -> bool {
     let code = step
         .error
@@ -133,7 +134,10 @@ fn may_fail(evidence: &Evidence, step: &StepRow, written: &Step) -> bool {
         .rows
         .all_events()
         .filter(|event| event.step_id.is_some_and(|id| id.0 == step.id))
-        .filter(|event| event.payload["reason"] == "worker_lost")
+        .filter(|event| {
+            let reason = event.payload["reason"].as_str();
+            reason.is_some_and(|reason| ["worker_lost", "retry"].contains(&reason))
+        })
         .count();
     // Before there is a way to wait for a provider without counting.
     let transient = !CONTRACT

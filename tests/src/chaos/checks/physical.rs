@@ -5,13 +5,8 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use crate::chaos::{
-    evidence::{Evidence, Run},
-    faults::Fault,
-    nemesis::Blow,
-    program::AGENTS,
-    receipts::Receipt,
-};
+use super::runs::{Deed, Runs};
+use crate::chaos::{evidence::Evidence, faults::Fault, nemesis::Blow, program::AGENTS};
 
 /// What may pass between an expired lease and the next claim, besides the lease itself.
 const SWEEP: TimeDelta = TimeDelta::milliseconds(4_000);
@@ -21,8 +16,9 @@ const SKEW: TimeDelta = TimeDelta::milliseconds(50);
 /// Finds what breaks it.
 pub fn check(evidence: &Evidence) -> Vec<String> {
     let runs = Runs::of(evidence);
-    let mut wrong = runs.at_once(evidence);
-    wrong.extend(runs.zombies(evidence));
+    let deeds = runs.deeds(evidence);
+    let mut wrong = at_once(&deeds);
+    wrong.extend(zombies(evidence, &deeds));
     wrong.extend(
         recoveries(evidence)
             .iter()
@@ -100,98 +96,72 @@ fn overlap(blow: &Blow, from: DateTime<Utc>, to: DateTime<Utc>) -> TimeDelta {
     std::cmp::max(end - begin, TimeDelta::zero())
 }
 
-/// Runs by step and token.
-struct Runs(HashMap<(Uuid, i64), Run>);
-
-/// A receipt with the run that it belongs to.
-struct Deed<'a> {
-    receipt: &'a Receipt,
-    run: &'a Run,
+/// No agent does more at once than it may, as far as its leases last.
+fn at_once(deeds: &[Deed<'_>]) -> Vec<String> {
+    let mut marks: HashMap<&str, Vec<(DateTime<Utc>, i32)>> = HashMap::new();
+    for deed in deeds {
+        let begin = deed.receipt.begun;
+        let lease_end = deed.run.ended.as_ref().map(|(at, _)| *at);
+        let end = [deed.receipt.ended, lease_end]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(begin);
+        if end > begin {
+            let of_agent = marks.entry(deed.receipt.agent.as_str()).or_default();
+            of_agent.extend([(begin, 1), (end, -1)]);
+        }
+    }
+    let mut wrong = Vec::new();
+    for (agent, mut marks) in marks {
+        let name = agent.rsplit('/').next().unwrap_or_default();
+        let known = AGENTS.iter().find(|(known, _)| *known == name);
+        let limit = known.map_or(1, |(_, limit)| *limit);
+        // Ends before begins: a place that falls free is taken at once.
+        marks.sort_unstable();
+        let mut now = 0;
+        for (at, step) in marks {
+            now += step;
+            if usize::try_from(now).is_ok_and(|now| now > limit) {
+                wrong.push(format!(
+                    "I5b: {agent} did {now} things at once at {at}, and may do {limit}"
+                ));
+                break;
+            }
+        }
+    }
+    wrong
 }
 
-impl Runs {
-    fn of(evidence: &Evidence) -> Self {
-        let runs = evidence.rows.runs();
-        Self(
-            runs.into_iter()
-                .map(|run| ((run.step, run.token), run))
-                .collect(),
-        )
-    }
-
-    fn deeds<'a>(&'a self, evidence: &'a Evidence) -> impl Iterator<Item = Deed<'a>> {
-        evidence.receipts.iter().filter_map(|receipt| {
-            let run = self.0.get(&(receipt.step?, receipt.token?))?;
-            Some(Deed { receipt, run })
+/// Calls that began after their lease was gone: only of a worker that was stopped or cut off in the moment before.
+fn zombies(evidence: &Evidence, deeds: &[Deed<'_>]) -> Vec<String> {
+    let late = deeds.iter().filter(|deed| {
+        let ended = deed.run.ended.as_ref();
+        ended.is_some_and(|(at, _)| deed.receipt.begun > *at + SKEW)
+    });
+    let inexcusable = late.filter(|deed| {
+        let excuse = |blow: &Blow| {
+            let stops = matches!(
+                blow.fault,
+                Fault::FreezeWorker
+                    | Fault::FreezeAllWorkers
+                    | Fault::BlackHoleModel
+                    | Fault::BlackHoleWorkerPostgres
+                    | Fault::SlowPostgres
+                    | Fault::ToolsRefuse
+            );
+            stops
+                && blow.began <= deed.receipt.begun
+                && blow.ended + TimeDelta::seconds(1) >= deed.receipt.begun
+        };
+        !evidence.blows.iter().any(excuse)
+    });
+    inexcusable
+        .map(|deed| {
+            format!(
+                "I5b: {} was asked at {} under token {:?}, whose lease ended at {:?}",
+                deed.receipt.program, deed.receipt.begun, deed.receipt.token, deed.run.ended
+            )
         })
-    }
-
-    /// No agent does more at once than it may, as far as its leases last.
-    fn at_once(&self, evidence: &Evidence) -> Vec<String> {
-        let mut marks: HashMap<&str, Vec<(DateTime<Utc>, i32)>> = HashMap::new();
-        for deed in self.deeds(evidence) {
-            let begin = deed.receipt.begun;
-            let lease_end = deed.run.ended.as_ref().map(|(at, _)| *at);
-            let end = [deed.receipt.ended, lease_end]
-                .into_iter()
-                .flatten()
-                .min()
-                .unwrap_or(begin);
-            if end > begin {
-                let of_agent = marks.entry(&deed.receipt.agent).or_default();
-                of_agent.extend([(begin, 1), (end, -1)]);
-            }
-        }
-        let mut wrong = Vec::new();
-        for (agent, mut marks) in marks {
-            let name = agent.rsplit('/').next().unwrap_or_default();
-            let known = AGENTS.iter().find(|(known, _)| *known == name);
-            let limit = known.map_or(1, |(_, limit)| *limit);
-            // Ends before begins: a place that falls free is taken at once.
-            marks.sort_unstable();
-            let mut now = 0;
-            for (at, step) in marks {
-                now += step;
-                if usize::try_from(now).is_ok_and(|now| now > limit) {
-                    wrong.push(format!(
-                        "I5b: {agent} did {now} things at once at {at}, and may do {limit}"
-                    ));
-                    break;
-                }
-            }
-        }
-        wrong
-    }
-
-    /// Calls that began after their lease was gone: only of a worker that was stopped or cut off in the moment before.
-    fn zombies(&self, evidence: &Evidence) -> Vec<String> {
-        let late = self.deeds(evidence).filter(|deed| {
-            let ended = deed.run.ended.as_ref();
-            ended.is_some_and(|(at, _)| deed.receipt.begun > *at + SKEW)
-        });
-        let inexcusable = late.filter(|deed| {
-            let excuse = |blow: &Blow| {
-                let stops = matches!(
-                    blow.fault,
-                    Fault::FreezeWorker
-                        | Fault::BlackHoleModel
-                        | Fault::BlackHoleWorkerPostgres
-                        | Fault::SlowPostgres
-                        | Fault::ToolsRefuse
-                );
-                stops
-                    && blow.began <= deed.receipt.begun
-                    && blow.ended + TimeDelta::seconds(1) >= deed.receipt.begun
-            };
-            !evidence.blows.iter().any(excuse)
-        });
-        inexcusable
-            .map(|deed| {
-                format!(
-                    "I5b: {} was asked at {} under token {:?}, whose lease ended at {:?}",
-                    deed.receipt.program, deed.receipt.begun, deed.receipt.token, deed.run.ended
-                )
-            })
-            .collect()
-    }
+        .collect()
 }
