@@ -91,6 +91,14 @@ pub struct Run {
     pub ended: Option<(DateTime<Utc>, String)>,
 }
 
+impl Run {
+    /// When its lease was taken away, if that is how it ended.
+    pub fn lost_at(&self) -> Option<DateTime<Utc>> {
+        let (at, how) = self.ended.as_ref()?;
+        (how == "worker_lost").then_some(*at)
+    }
+}
+
 /// Everything.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each is described where it comes from")]

@@ -53,7 +53,7 @@ pub fn named(name: &str) -> Option<Profile> {
         chaos: Duration::from_secs(18),
         drain: Duration::from_mins(1),
         people: 3,
-        plans: 20,
+        plans: 16,
         workers: 2,
         lease: 3,
         poison: 1,

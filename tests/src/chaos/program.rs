@@ -178,7 +178,7 @@ fn step(
 ) -> Step {
     let agent = rng.usize(..AGENTS.len());
     let (name, canary) = PEOPLE[person];
-    let (pieces, gap_ms) = pace(rng);
+    let (pieces, gap_ms) = pace(rng, AGENTS[agent].1);
     let key = format!("s{index}");
     let kind = kind(rng);
     let id = format!("{label}.{key}");
@@ -210,11 +210,12 @@ fn step(
     }
 }
 
-/// Most steps are short; some last a second or two, so that a kill finds them; a few outlast a lease.
-fn pace(rng: &mut fastrand::Rng) -> (u32, u64) {
+/// Most steps are short; some last a second or two, so that a kill finds them; a few outlast a lease, where others need not wait
+/// for them.
+fn pace(rng: &mut fastrand::Rng, limit: usize) -> (u32, u64) {
     match rng.u8(0..20) {
-        0 => (30, 160),
-        1..=4 => (20, rng.u64(40..100)),
+        0 if limit > 2 => (30, 160),
+        0..=4 => (20, rng.u64(30..70)),
         _ => (rng.u32(1..8), rng.u64(2..20)),
     }
 }

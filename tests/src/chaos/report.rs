@@ -41,7 +41,10 @@ pub struct Report {
     pub decisions: usize,
     pub unknown_submissions: usize,
     pub recoveries: usize,
+    /// From the kill to the next claim, where the agent had room.
     pub slowest_recovery_ms: i64,
+    /// The same where older steps of a full agent went first.
+    pub slowest_recovery_in_line_ms: i64,
     pub drained_ms: u128,
     pub violations: Vec<String>,
 }
@@ -61,6 +64,10 @@ impl Report {
                 .count()
         };
         let recoveries = recoveries(evidence);
+        let slowest = |queued: bool| {
+            let last = recoveries.iter().rfind(|one| one.queued() == queued);
+            last.map_or(0, |one| one.took().num_milliseconds())
+        };
         let of_kind = |kind: Kind| evidence.receipts.iter().filter(move |one| one.kind == kind);
         Self {
             faults: deeds.counted(),
@@ -121,9 +128,8 @@ impl Report {
                 .filter(|sent| matches!(sent.reply, super::history::Reply::Unknown(_)))
                 .count(),
             recoveries: recoveries.len(),
-            slowest_recovery_ms: recoveries
-                .last()
-                .map_or(0, |one| one.took().num_milliseconds()),
+            slowest_recovery_ms: slowest(false),
+            slowest_recovery_in_line_ms: slowest(true),
             ..Self::default()
         }
     }

@@ -15,7 +15,7 @@ use crate::chaos::{
 };
 
 /// Between the end of a call and its notice at the server; and between a commit and its reply.
-const NOTICE: TimeDelta = TimeDelta::milliseconds(400);
+const NOTICE: TimeDelta = TimeDelta::milliseconds(700);
 /// Leases that a slow machine may lose without any fault of ours.
 const SLOW_MACHINE: usize = 3;
 

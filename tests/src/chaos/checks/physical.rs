@@ -6,7 +6,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::runs::{Deed, Runs};
-use crate::chaos::{evidence::Evidence, faults::Fault, nemesis::Blow, program::AGENTS};
+use crate::chaos::{
+    evidence::{Evidence, Run},
+    faults::Fault,
+    nemesis::Blow,
+    program::AGENTS,
+};
 
 /// What may pass between an expired lease and the next claim, besides the lease itself.
 const SWEEP: TimeDelta = TimeDelta::milliseconds(4_000);
@@ -29,26 +34,33 @@ pub fn check(evidence: &Evidence) -> Vec<String> {
 
 /// How long steps of killed workers waited until they ran again, the slowest last.
 pub fn recoveries(evidence: &Evidence) -> Vec<Recovery> {
-    let runs = evidence.rows.runs();
+    let runs = Runs::of(evidence);
+    let agents: HashMap<Uuid, Option<Uuid>> = evidence
+        .rows
+        .steps
+        .iter()
+        .map(|step| (step.id, step.agent_id))
+        .collect();
     let mut found: Vec<Recovery> = Vec::new();
     for kill in &evidence.kills {
-        for lease in &kill.leases {
-            let lost = runs
-                .iter()
-                .position(|run| (run.step, run.token) == *lease)
-                .filter(|at| {
-                    let ended = runs[*at].ended.as_ref();
-                    ended.is_some_and(|(_, how)| how == "worker_lost")
-                });
-            let next = lost.and_then(|_| {
-                runs.iter()
-                    .find(|run| run.step == lease.0 && run.token == lease.1 + 1)
-            });
-            found.extend(next.map(|next| Recovery {
-                step: lease.0,
+        for (step, token) in &kill.leases {
+            let lost = runs.get(*step, *token).and_then(Run::lost_at);
+            let next = runs.get(*step, token + 1);
+            let (Some(lost), Some(next)) = (lost, next) else {
+                continue;
+            };
+            let overtook = |run: &Run| {
+                run.started > lost
+                    && run.started < next.started
+                    && agents.get(&run.step) == agents.get(step)
+            };
+            found.push(Recovery {
+                step: *step,
                 killed: kill.at,
+                lost,
                 again: next.started,
-            }));
+                queued: runs.all().any(overtook),
+            });
         }
     }
     found.sort_by_key(|one| one.again - one.killed);
@@ -60,7 +72,10 @@ pub fn recoveries(evidence: &Evidence) -> Vec<Recovery> {
 pub struct Recovery {
     step: Uuid,
     killed: DateTime<Utc>,
+    lost: DateTime<Utc>,
     again: DateTime<Utc>,
+    /// Its agent was full of steps that had waited for longer.
+    queued: bool,
 }
 
 impl Recovery {
@@ -69,21 +84,27 @@ impl Recovery {
         self.again - self.killed
     }
 
-    /// Time in which something else was broken too does not count.
+    /// Whether only its own agent's line held it up.
+    pub fn queued(&self) -> bool {
+        self.queued
+    }
+
+    /// Time in which something else was broken too does not count, nor does the line of a full agent.
     fn judge(&self, evidence: &Evidence) -> Option<String> {
+        let until = if self.queued { self.lost } else { self.again };
         let disturbed: TimeDelta = evidence
             .blows
             .iter()
             .filter(|blow| blow.fault != Fault::KillWorker)
-            .map(|blow| overlap(blow, self.killed, self.again))
+            .map(|blow| overlap(blow, self.killed, until))
             .sum();
         let lease = TimeDelta::from_std(evidence.lease).unwrap_or_default();
-        let late = self.took() - disturbed > lease + SWEEP;
+        let late = until - self.killed - disturbed > lease + SWEEP;
         late.then(|| {
             format!(
-                "I16: step {} ran again {} ms after its worker was killed ({} ms of them disturbed)",
+                "I16: step {} was free again {} ms after its worker was killed ({} ms of them disturbed)",
                 self.step,
-                self.took().num_milliseconds(),
+                (until - self.killed).num_milliseconds(),
                 disturbed.num_milliseconds()
             )
         })

@@ -46,6 +46,11 @@ impl Runs {
         self.0.values()
     }
 
+    /// The run of a step under this token.
+    pub fn get(&self, step: Uuid, token: i64) -> Option<&Run> {
+        self.0.get(&(step, token))
+    }
+
     /// Every call of a known run.
     pub fn deeds<'a>(&'a self, evidence: &'a Evidence) -> Vec<Deed<'a>> {
         let deed = |receipt| {
