@@ -14,6 +14,10 @@ create type plan_mode as enum ('direct', 'orchestrated', 'explicit');
 comment on type plan_mode is 'How a plan came to be: one agent was addressed, the orchestrator planned it, or the person sent it.';
 create type edge_when as enum ('success', 'done', 'failure');
 comment on type edge_when is 'When an edge counts as met: the needed step succeeded; it ended in any way; it failed.';
+create type step_join as enum ('all', 'any');
+comment on type step_join is 'Which of its needs a step waits for: every edge, or the first that is met.';
+create type failure_policy as enum ('decide', 'continue', 'abort');
+comment on type failure_policy is 'What a plan does when a step fails for good: ask the person, go on with what does not need it, end the rest.';
 create type wait_kind as enum ('approval', 'input', 'client_tool', 'timer', 'child');
 comment on type wait_kind is 'Why a step is suspended.';
 create type wait_decision as enum ('approved', 'edited', 'rejected', 'answered', 'elapsed', 'timed_out', 'cancelled', 'superseded');
@@ -138,7 +142,12 @@ create table plans (
   succeeded_steps integer not null default 0 check (succeeded_steps >= 0),
   unsuccessful_steps integer not null default 0 check (unsuccessful_steps >= 0),
   revision integer not null default 1 check (revision >= 1),
+  on_failure failure_policy not null default 'continue',
+  paused_at timestamptz,
+  deadline timestamptz,
   cancel_requested_at timestamptz,
+  cancel_reason text check (cancel_reason in ('person', 'timed_out')),
+  cancelling_steps uuid[],
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
@@ -147,12 +156,15 @@ create table plans (
   constraint plans_open_check check ((open_steps = 0) = (state <> 'active')),
   constraint plans_finished_check check ((finished_at is not null) = (state <> 'active')),
   constraint plans_queued_check check (not queued or (state = 'active' and session_id is not null)),
-  constraint plans_cancelled_check check (state <> 'cancelled' or cancel_requested_at is not null)
+  constraint plans_cancelled_check check (state <> 'cancelled' or cancel_requested_at is not null),
+  constraint plans_cancelled_by_check check ((cancel_reason is null) = (cancel_requested_at is null))
 ) with (fillfactor = 50);
 -- Lists go by the primary key, newest first (ids are ordered by time). No index names a column that a step's finish
 -- changes: those updates stay on the page (HOT).
 -- The line of waiting messages of a session, at most ten long.
 create index plans_queue_idx on plans (user_id, session_id, id) where queued;
+-- The clockmaker: plans with a time limit. A plan that closes loses its deadline, so the index holds open ones only.
+create index plans_deadline_idx on plans (deadline) where deadline is not null;
 comment on table plans is 'The DAG made for one message, or sent by the person.';
 comment on column plans.user_id is 'Owner.';
 comment on column plans.id is 'UUIDv7.';
@@ -167,7 +179,12 @@ comment on column plans.open_steps is 'Steps that have not ended.';
 comment on column plans.succeeded_steps is 'Steps that succeeded, planning and summary not counted; decides between partial and failed.';
 comment on column plans.unsuccessful_steps is 'Steps that failed or were skipped.';
 comment on column plans.revision is 'Counts changes of the graph by a person or the planner.';
+comment on column plans.on_failure is 'What happens when a step fails for good.';
+comment on column plans.paused_at is 'Since when the person has it held: what runs may end, nothing else begins.';
+comment on column plans.deadline is 'When it is stopped, by the database''s clock; none: never, or closed.';
 comment on column plans.cancel_requested_at is 'A running step that finishes after this ends cancelled.';
+comment on column plans.cancel_reason is 'Who stopped it: the person, or its deadline.';
+comment on column plans.cancelling_steps is 'Running steps that were cancelled by themselves; they end so when they finish. On the plan, because a claim may hold the step''s row.';
 comment on column plans.created_at is 'Acceptance.';
 comment on column plans.updated_at is 'Last transition of the plan or one of its steps.';
 comment on column plans.finished_at is 'End of the last step.';
@@ -204,8 +221,11 @@ create table steps (
   agent_id uuid,
   agent_version integer,
   position integer not null check (position >= 0),
-  key text not null check (char_length(key) between 1 and 64),
-  kind text not null check (kind in ('planning', 'agent', 'summary', 'timer')),
+  key text not null check (char_length(key) between 1 and 96),
+  kind text not null check (kind in ('planning', 'agent', 'summary', 'timer', 'map')),
+  parent_id uuid,
+  depth smallint not null default 0 check (depth between 0 and 3),
+  joins step_join not null default 'all',
   spec jsonb not null,
   state step_state not null,
   waiting_for integer not null default 0 check (waiting_for >= 0),
@@ -213,6 +233,15 @@ create table steps (
   attempt smallint not null default 0 check (attempt >= 0),
   failures smallint not null default 0 check (failures >= 0),
   max_failures smallint not null default 3 check (max_failures between 1 and 100),
+  failing_since timestamptz,
+  retry_for_ms bigint check (retry_for_ms >= 0),
+  ran_ms bigint not null default 0 check (ran_ms >= 0),
+  timeout_ms bigint check (timeout_ms > 0),
+  round smallint not null default 0 check (round >= 0),
+  open_children integer not null default 0 check (open_children >= 0),
+  woken_by uuid,
+  waived boolean not null default false,
+  last_error jsonb,
   result jsonb,
   error jsonb,
   created_at timestamptz not null default now(),
@@ -222,6 +251,9 @@ create table steps (
   constraint steps_key_key unique (plan_id, key, user_id),
   foreign key (user_id, plan_id) references plans on delete cascade,
   foreign key (user_id, agent_id) references user_agents,
+  foreign key (user_id, parent_id) references steps on delete cascade,
+  constraint steps_waived_check check (not waived or state = 'skipped'),
+  constraint steps_children_check check (open_children = 0 or state in ('suspended', 'cancelled')),
   constraint steps_blocked_check check ((state = 'blocked') = (waiting_for > 0) or state in ('skipped', 'cancelled')),
   constraint steps_running_check check (state <> 'running' or (token > 0 and attempt > 0 and started_at is not null)),
   constraint steps_finished_check check ((finished_at is not null) = (state in ('succeeded', 'failed', 'skipped', 'cancelled'))),
@@ -229,6 +261,8 @@ create table steps (
   constraint steps_error_check check ((error is not null) = (state = 'failed'))
 ) with (fillfactor = 50, toast_tuple_target = 256,
         autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+-- Children of a step.
+create index steps_parent_idx on steps (parent_id, user_id) where parent_id is not null;
 -- No index names state, token or a counter: a transition's update stays on the page (HOT). What is
 -- ready, running or suspended stands in ready_steps, leases and waits. A long spec or result goes to
 -- TOAST early (256 bytes), so that a transition copies a narrow row.
@@ -249,6 +283,18 @@ comment on column steps.token is 'The fence: grows by one with each claim, and w
 comment on column steps.attempt is 'Runs so far; resumptions count too.';
 comment on column steps.failures is 'Runs that failed or lost their worker; at max_failures the step fails.';
 comment on column steps.max_failures is 'Bound of failures.';
+comment on column steps.parent_id is 'The step that made it: a map its items, an agent what it delegates. None: the plan''s own step.';
+comment on column steps.depth is 'How many agents have delegated on the way to it; above 0 the plan''s counters leave it to its parent.';
+comment on column steps.joins is 'Whether it waits for all its needs or for one.';
+comment on column steps.failing_since is 'Since when passing trouble (a provider, a database) has kept it from getting on; none: it got on.';
+comment on column steps.retry_for_ms is 'How long passing trouble is borne; none: the installation''s default.';
+comment on column steps.ran_ms is 'Time under leases in this round, waiting excluded.';
+comment on column steps.timeout_ms is 'Bound of ran_ms; none: the installation''s default.';
+comment on column steps.round is 'Counts new beginnings by the person; each has a journal of its own.';
+comment on column steps.open_children is 'Children that have not ended.';
+comment on column steps.woken_by is 'The wait whose end it has not acted on yet.';
+comment on column steps.waived is 'The person goes on without it: edges that want its success count as met.';
+comment on column steps.last_error is 'Why its newest run did not come to an end: {class, code, message}.';
 comment on column steps.result is 'What it returned.';
 comment on column steps.error is 'Why it failed: {class, code, message}.';
 comment on column steps.created_at is 'Planning.';
@@ -279,15 +325,18 @@ create table ready_steps (
   rank timestamptz not null,
   placed boolean not null,
   due_at timestamptz,
+  paused boolean not null default false,
+  told boolean not null default false,
+  since timestamptz not null,
   primary key (step_id, user_id),
-  constraint ready_steps_due_check check (due_at is null or not placed)
+  constraint ready_steps_due_check check (not placed or (due_at is null and not paused))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 -- The claim: the best rank among those that have a place.
 create index ready_steps_claim_idx on ready_steps (rank, step_id) where placed;
 -- Admission: an agent's next steps when a place falls free.
-create index ready_steps_waiting_idx on ready_steps (user_id, agent_id, rank, step_id) where not placed and due_at is null;
+create index ready_steps_waiting_idx on ready_steps (user_id, agent_id, rank, step_id) where not placed and due_at is null and not paused;
 -- The clockmaker: steps whose time has come.
-create index ready_steps_due_idx on ready_steps (due_at) where due_at is not null;
+create index ready_steps_due_idx on ready_steps (due_at) where due_at is not null and not paused;
 comment on table ready_steps is 'No foreign key: a row is written only by the statement that makes its step ready, under the same transaction, and a check per step would cost a lock of the steps row. One row per ready step: the right to take it out of ready. A row with a place may be claimed at once; the claim deletes it.';
 comment on column ready_steps.user_id is 'Owner.';
 comment on column ready_steps.step_id is 'The ready step.';
@@ -295,12 +344,17 @@ comment on column ready_steps.agent_id is 'Its agent, if any.';
 comment on column ready_steps.rank is 'Order of the claim: time of becoming ready, plus the class''s handicap, plus one second for each claimable step the user had: fair between users, and it ages by itself.';
 comment on column ready_steps.placed is 'A place of the agent is granted (steps without an agent always have one).';
 comment on column ready_steps.due_at is 'Not before this instant (a retry''s backoff).';
+comment on column ready_steps.paused is 'Its plan is held by the person.';
+comment on column ready_steps.told is 'The person has been told that it waits.';
+comment on column ready_steps.since is 'When it became ready.';
 
 create table leases (
   user_id uuid not null,
   step_id uuid not null,
   token bigint not null,
   worker_id uuid not null,
+  claimed_at timestamptz not null,
+  run_until timestamptz not null,
   expires_at timestamptz not null,
   primary key (user_id, step_id)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
@@ -310,6 +364,8 @@ comment on column leases.user_id is 'Owner.';
 comment on column leases.step_id is 'The running step.';
 comment on column leases.token is 'Token of the claim.';
 comment on column leases.worker_id is 'The worker process, new with each start.';
+comment on column leases.claimed_at is 'Begin of the run.';
+comment on column leases.run_until is 'Longest run: no renewal goes beyond it.';
 comment on column leases.expires_at is 'Renewed while it runs; after this the reaper may take the step away.';
 
 create table waits (
@@ -350,29 +406,79 @@ comment on column waits.decided_at is 'Decision.';
 create table effects (
   user_id uuid not null,
   step_id uuid not null,
+  round smallint not null check (round >= 0),
   ordinal integer not null check (ordinal >= 0),
   kind text not null check (kind in ('model', 'tool')),
+  effect text not null check (effect in ('read', 'idempotent', 'reversible', 'irreversible')),
   state text not null check (state in ('intent', 'done', 'unknown')),
   token bigint not null,
+  approval_id uuid,
   request jsonb not null,
   result jsonb,
+  partial text,
   created_at timestamptz not null default now(),
   done_at timestamptz,
-  primary key (user_id, step_id, ordinal),
+  primary key (step_id, round, ordinal, user_id),
   foreign key (user_id, step_id) references steps on delete cascade,
-  constraint effects_done_check check ((state = 'done') = (result is not null) and (state = 'done') = (done_at is not null))
-);
+  constraint effects_done_check check ((state = 'done') = (result is not null) and (state = 'done') = (done_at is not null)),
+  constraint effects_partial_check check (partial is null or state = 'intent')
+) with (fillfactor = 70, toast_tuple_target = 256);
+-- An approval serves once.
+create unique index effects_approval_key on effects (approval_id, user_id) where approval_id is not null;
 comment on table effects is 'Journal of the calls of a step that cost money or change the world: a finished one is answered from here on a new attempt.';
 comment on column effects.user_id is 'Owner.';
 comment on column effects.step_id is 'The step that called.';
+comment on column effects.round is 'The step''s round; a new beginning has a new journal.';
 comment on column effects.ordinal is 'Place among the step''s calls, from 0; the same in each attempt.';
 comment on column effects.kind is 'A model turn or a tool call.';
+comment on column effects.effect is 'What may be done about an intent without a result: read and idempotent are called again, of the others the person is asked.';
 comment on column effects.state is 'intent: committed before the call; done: with its result; unknown: nobody knows whether it happened.';
-comment on column effects.token is 'Lease under which it was written.';
+comment on column effects.token is 'Lease under which it was written last.';
+comment on column effects.approval_id is 'The approval that it used up; each serves once.';
 comment on column effects.request is 'What was asked, enough to recognise it.';
 comment on column effects.result is 'What came back.';
+comment on column effects.partial is 'Text of a long turn so far.';
 comment on column effects.created_at is 'Intent.';
 comment on column effects.done_at is 'Result.';
+
+create table tools (
+  user_id uuid not null references users on delete cascade,
+  name text not null check (name ~ '^[a-z][a-z0-9_]{0,63}$'),
+  version integer not null default 1 check (version >= 1),
+  description text not null check (char_length(description) <= 2000),
+  input_schema jsonb not null,
+  executor jsonb not null,
+  effect text not null check (effect in ('read', 'idempotent', 'reversible', 'irreversible')),
+  consent text not null check (consent in ('auto', 'ask')),
+  timeout_seconds smallint not null check (timeout_seconds between 1 and 300),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  primary key (user_id, name)
+);
+comment on table tools is 'What a person''s agents may call.';
+comment on column tools.user_id is 'Owner.';
+comment on column tools.name is 'Unique among the owner''s.';
+comment on column tools.version is 'Counts changes; a consent holds for the version it was given for.';
+comment on column tools.description is 'For the model.';
+comment on column tools.input_schema is 'JSON Schema of the arguments.';
+comment on column tools.executor is 'What carries it out: {kind, ...}.';
+comment on column tools.effect is 'What a call does to the world.';
+comment on column tools.consent is 'Whether the person is asked before each call.';
+comment on column tools.timeout_seconds is 'Longest call.';
+comment on column tools.created_at is 'Creation.';
+comment on column tools.updated_at is 'Last change.';
+
+create table workers (
+  id uuid primary key,
+  places integer not null check (places > 0),
+  started_at timestamptz not null,
+  seen_at timestamptz not null
+) with (fillfactor = 50);
+comment on table workers is 'Worker processes that report: who is there to take steps. Nothing is decided by it; people are told.';
+comment on column workers.id is 'New with each start.';
+comment on column workers.places is 'Steps at once.';
+comment on column workers.started_at is 'Start.';
+comment on column workers.seen_at is 'Last report.';
 
 create table events (
   user_id uuid not null,

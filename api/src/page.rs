@@ -34,6 +34,11 @@ pub(crate) struct Page<T> {
 }
 
 impl PageQuery {
+    /// For a list that asks for more than a page.
+    pub(crate) fn new(limit: Option<u16>, cursor: Option<String>) -> Self {
+        Self { limit, cursor }
+    }
+
     /// How many items to give.
     pub(crate) fn limit(&self) -> Result<usize, Problem> {
         match self.limit.unwrap_or(DEFAULT_LIMIT) {

@@ -42,6 +42,14 @@ pub(crate) enum Code {
     Conflict,
     /// The plan has ended.
     PlanClosed,
+    /// The step has ended.
+    StepClosed,
+    /// Only a failed step can be retried.
+    StepNotFailed,
+    /// The question was decided otherwise.
+    AlreadyDecided,
+    /// The time for an answer is up.
+    TimedOut,
     /// The body is too large.
     BodyTooLarge,
     /// The body is not declared as JSON.
@@ -95,6 +103,18 @@ impl Code {
             Self::NameTaken => (StatusCode::CONFLICT, "name_taken", "The name is taken"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "It exists already"),
             Self::PlanClosed => (StatusCode::CONFLICT, "plan_closed", "The plan has ended"),
+            Self::StepClosed => (StatusCode::CONFLICT, "step_closed", "The step has ended"),
+            Self::StepNotFailed => (
+                StatusCode::CONFLICT,
+                "step_not_failed",
+                "The step cannot be retried",
+            ),
+            Self::AlreadyDecided => (
+                StatusCode::CONFLICT,
+                "already_decided",
+                "It was decided before",
+            ),
+            Self::TimedOut => (StatusCode::GONE, "timed_out", "Its time is up"),
             Self::BodyTooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
@@ -325,6 +345,9 @@ impl From<StoreError> for Problem {
             StoreError::Conflict { constraint } if constraint == "user_agents_name_key" => {
                 Self::new(Code::NameTaken, "an agent of yours has this name already")
             }
+            StoreError::Conflict { constraint } if constraint == "tools_pkey" => {
+                Self::new(Code::NameTaken, "a tool of yours has this name already")
+            }
             StoreError::Conflict { constraint } => {
                 Self::new(Code::Conflict, format!("{constraint} is taken"))
             }
@@ -343,6 +366,7 @@ impl From<StoreError> for Problem {
             }
             defect @ (StoreError::Decode { .. }
             | StoreError::Migrate(_)
+            | StoreError::LeaseLost(_)
             | StoreError::Statement(_)) => {
                 error!(
                     error = chain(&defect),

@@ -16,7 +16,10 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
     App, auth,
-    my::{agents, events, graph, messages, new_plan, orchestrator, plans, sessions, steps},
+    my::{
+        agents, approvals, events, graph, messages, new_plan, orchestrator, plans, sessions, steps,
+        tools,
+    },
     observe, openapi, ops,
     problem::{Code, Problem},
 };
@@ -45,7 +48,17 @@ fn my() -> OpenApiRouter<App> {
         .routes(routes!(events::of_person))
         .routes(routes!(plans::read))
         .routes(routes!(plans::cancel))
+        .routes(routes!(plans::pause))
+        .routes(routes!(plans::resume))
+        .routes(routes!(plans::explain))
         .routes(routes!(steps::list))
+        .routes(routes!(steps::cancel))
+        .routes(routes!(steps::retry))
+        .routes(routes!(approvals::list))
+        .routes(routes!(approvals::read))
+        .routes(routes!(approvals::confirm))
+        .routes(routes!(tools::create, tools::list))
+        .routes(routes!(tools::read, tools::replace, tools::delete))
         .routes(routes!(graph::read))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .merge(

@@ -10,9 +10,11 @@ use std::{
     time::Duration,
 };
 
+use engine::store::RunLimits;
 use reqwest::Url;
 use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
+use worker::tool::Network;
 
 /// Shortest secret that may sign tokens, in bytes: below it HS256 can be guessed.
 const SECRET_BYTES: usize = 32;
@@ -80,9 +82,29 @@ pub(crate) const VARIABLES: &[Variable] = &[
         "how long a claim lasts without a renewal",
     ),
     Variable(
+        "CODELAB_ATTEMPT_TIMEOUT_SECONDS",
+        "300",
+        "longest single run of a step; then it is tried again",
+    ),
+    Variable(
         "CODELAB_STEP_TIMEOUT_SECONDS",
         "600",
-        "longest run of a step",
+        "longest time that a step's runs may take together; then it has failed",
+    ),
+    Variable(
+        "CODELAB_RETRY_FOR_SECONDS",
+        "900",
+        "how long a step bears with a provider that is down or limits it",
+    ),
+    Variable(
+        "CODELAB_APPROVAL_TIMEOUT_SECONDS",
+        "300",
+        "how long a person has for an answer",
+    ),
+    Variable(
+        "CODELAB_EGRESS_ALLOW",
+        "none",
+        "networks that tools may reach beside public addresses: 10.0.0.0/8,127.0.0.1",
     ),
     Variable(
         "CODELAB_PLANNING_TIMEOUT_SECONDS",
@@ -155,8 +177,10 @@ pub(crate) struct Settings {
     pub(crate) worker_concurrency: usize,
     /// Length of a lease.
     pub(crate) lease: Duration,
-    /// Longest run of a step.
-    pub(crate) step_timeout: Duration,
+    /// How long things may last.
+    pub(crate) limits: RunLimits,
+    /// Where tools may reach, beside public addresses.
+    pub(crate) egress: Vec<Network>,
     /// Longest time for planning.
     pub(crate) planning_timeout: Duration,
     /// Connections of the API: kept open. None: not set.
@@ -279,12 +303,34 @@ impl Reader<'_> {
                 .number("CODELAB_WORKER_CONCURRENCY", 1, 10_000)
                 .unwrap_or(64),
             lease: self.seconds("CODELAB_LEASE_SECONDS", 3, 3_600, 30),
-            step_timeout: self.seconds("CODELAB_STEP_TIMEOUT_SECONDS", 1, 86_400, 600),
+            limits: RunLimits {
+                run: self.seconds("CODELAB_ATTEMPT_TIMEOUT_SECONDS", 1, 86_400, 300),
+                step: self.seconds("CODELAB_STEP_TIMEOUT_SECONDS", 1, 86_400, 600),
+                patience: self.seconds("CODELAB_RETRY_FOR_SECONDS", 0, 86_400, 900),
+                card: self.seconds("CODELAB_APPROVAL_TIMEOUT_SECONDS", 1, 86_400, 300),
+            },
+            egress: self.networks("CODELAB_EGRESS_ALLOW"),
             planning_timeout: self.seconds("CODELAB_PLANNING_TIMEOUT_SECONDS", 1, 600, 5),
             db_pool_min: self.number("CODELAB_DB_POOL_MIN", 0, 10_000),
             db_pool_max: self.number("CODELAB_DB_POOL_MAX", 1, 10_000).unwrap_or(50),
             log: self.log(),
         }
+    }
+
+    fn networks(&mut self, name: &'static str) -> Vec<Network> {
+        let text = self.text(name).unwrap_or_default();
+        let mut networks = Vec::new();
+        for part in text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+        {
+            match part.parse() {
+                Ok(network) => networks.push(network),
+                Err(problem) => self.problems.push(format!("{name}: {problem}")),
+            }
+        }
+        networks
     }
 
     /// What single variables cannot say.

@@ -13,7 +13,7 @@ use api::{
 use engine::{
     Store,
     event::hints::{Hints, Reach},
-    store::{self, PoolLimits},
+    store::{self, PoolLimits, RunLimits},
 };
 use futures::future::{BoxFuture, join_all};
 use reqwest::{Client, RequestBuilder, Url, redirect::Policy};
@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use worker::WorkerConfig;
+use worker::{WorkerConfig, tool::Egress};
 
 use crate::config::Settings;
 
@@ -50,6 +50,7 @@ const JWKS_BYTES: usize = 1 << 20;
 pub(crate) struct Tiers {
     url: String,
     lease: Duration,
+    limits: RunLimits,
     hints: Hints,
     running: JoinSet<anyhow::Result<()>>,
     /// What closes each pool: connections that Postgres has to cut are complained about, here and in its log.
@@ -82,6 +83,7 @@ impl Tiers {
         Ok(Self {
             url: url.to_owned(),
             lease: settings.lease,
+            limits: settings.limits,
             hints: Hints::start(reach, &hints_stop),
             running: JoinSet::new(),
             closing: vec![Box::pin(async move { closing.close().await })],
@@ -140,7 +142,7 @@ impl Tiers {
         let closing = pool.clone();
         self.closing
             .push(Box::pin(async move { closing.close().await }));
-        Ok(Store::new(pool, self.hints.clone(), self.lease))
+        Ok(Store::new(pool, self.hints.clone(), self.lease).with_limits(self.limits))
     }
 
     fn run(
@@ -203,7 +205,7 @@ pub(crate) fn worker_config(settings: &Settings) -> WorkerConfig {
         default_model: settings.default_model.clone(),
         vendors: settings.vendors(),
         planning_timeout: settings.planning_timeout,
-        step_timeout: settings.step_timeout,
+        egress: Egress::allowing(settings.egress.clone()),
         ..WorkerConfig::default()
     }
 }

@@ -35,6 +35,9 @@ pub enum StoreError {
     /// The schema is not the one that this program knows.
     #[error("failed to migrate the schema")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The lease is gone: somebody else runs the step, or it ended.
+    #[error("the lease of step {0} was lost")]
+    LeaseLost(StepId),
     /// Anything else: a defect of ours.
     #[error("a statement failed")]
     Statement(#[source] sqlx::Error),
@@ -60,25 +63,24 @@ impl From<sqlx::Error> for StoreError {
             | sqlx::Error::WorkerCrashed
             | sqlx::Error::Protocol(_) => Self::Unavailable(error),
             sqlx::Error::Database(database) => match database.code().as_deref() {
+                // Classes: connection exception (08), insufficient resources (53: too many connections, disk full).
+                Some(code) if code.starts_with("08") || code.starts_with("53") => {
+                    Self::Unavailable(error)
+                }
                 // unique_violation
                 Some("23505") => Self::Conflict {
                     constraint: database.constraint().unwrap_or("a unique key").to_owned(),
                 },
                 // serialization_failure, deadlock_detected
                 Some("40001" | "40P01") => Self::Again(error),
-                // admin_shutdown and friends, cannot_connect_now, too_many_connections, read_only (a standby)
-                Some(
-                    "57P01" | "57P02" | "57P03" | "57014" | "53300" | "25006" | "08006" | "08003"
-                    | "08000",
-                ) => Self::Unavailable(error),
+                // admin_shutdown and friends, cannot_connect_now, query_canceled (statement_timeout), lock_not_available,
+                // idle_in_transaction_session_timeout, read_only (a standby)
+                Some("57P01" | "57P02" | "57P03" | "57014" | "55P03" | "25P03" | "25006") => {
+                    Self::Unavailable(error)
+                }
                 _ => Self::Statement(error),
             },
             _ => Self::Statement(error),
         }
     }
 }
-
-/// The lease is gone: somebody else runs the step, or it ended. The outcome was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the lease of step {0} was lost; its outcome was dropped")]
-pub struct LeaseLost(pub StepId);

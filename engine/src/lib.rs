@@ -21,6 +21,7 @@ pub mod step;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tool;
 pub mod wait;
 
 pub use error::StoreError;

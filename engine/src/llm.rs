@@ -17,6 +17,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A tool that the model has called.
+    Tool,
 }
 
 /// One line of the conversation.
@@ -26,6 +28,59 @@ pub struct Line {
     pub role: Role,
     /// What was said.
     pub content: String,
+    /// Tools that the model called with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<ToolCall>,
+    /// Which call this answers ([`Role::Tool`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers_call: Option<String>,
+}
+
+impl Line {
+    /// A line without calls.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self {
+            role,
+            content: content.into(),
+            calls: Vec::new(),
+            answers_call: None,
+        }
+    }
+}
+
+/// A tool that a model wants to be called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// The vendor's name for the call; the answer names it.
+    pub id: String,
+    /// Name of the tool; whatever the model wrote.
+    pub name: String,
+    /// The arguments as the model wrote them: mostly, not always, a JSON object.
+    pub arguments: String,
+}
+
+/// A tool that a model may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OfferedTool {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub description: String,
+    /// JSON Schema of its arguments.
+    pub schema: Value,
+}
+
+/// Which call of which run asks; for receipts in tests.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallId {
+    /// The step.
+    pub step: String,
+    /// Token of its lease.
+    pub token: i64,
+    /// Its run.
+    pub attempt: u16,
+    /// Place in its journal.
+    pub ordinal: u32,
 }
 
 /// What a model is asked.
@@ -37,6 +92,10 @@ pub struct Prompt {
     pub system: Option<String>,
     /// The conversation, oldest first; the last line is the question.
     pub lines: Vec<Line>,
+    /// Tools that the model may call.
+    pub tools: Vec<OfferedTool>,
+    /// Who asks.
+    pub call: CallId,
     /// Binds the answer to this JSON Schema where the vendor can.
     pub schema: Option<AnswerSchema>,
     /// Sampling temperature, 0 to 2.
@@ -68,6 +127,9 @@ pub struct Turn {
     pub stop: Stop,
     /// Tokens, where the vendor said so.
     pub usage: Option<Usage>,
+    /// Tools that it wants to be called before it goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<ToolCall>,
 }
 
 /// Why a model stopped.
@@ -78,6 +140,8 @@ pub enum Stop {
     End,
     /// It ran into `max_tokens`; the text is cut.
     Length,
+    /// It wants tools to be called.
+    Tools,
     /// Any other word of the vendor's, kept as it came (at most 64 bytes).
     Other(String),
 }

@@ -20,8 +20,12 @@ use api::{
 use codelab_tests::harness::Database;
 use engine::{
     Store, UserScope,
-    id::{MessageId, WorkerId},
-    step::{Outcome, Reply, claimed::Claim},
+    id::{MessageId, WaitId, WorkerId},
+    step::{
+        Outcome, Reply,
+        claimed::Claim,
+        outcome::{NewWait, WaitKind},
+    },
 };
 use futures::StreamExt;
 use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
@@ -139,6 +143,30 @@ impl Api {
         )
         .await
         .created()
+    }
+
+    /// A step of this person that asks whether a tool may be called; the question's id.
+    async fn card(&self, user: &str) -> String {
+        let agent = self.agent(user, "asker").await;
+        let plan = self.plan(user, None, &agent).await;
+        let wait = NewWait {
+            id: WaitId::new(),
+            kind: WaitKind::Approval,
+            payload: json!({"type": "tool", "tool": "add", "arguments": {}, "choices": ["approve", "reject"]}),
+            deadline: Some(Duration::from_mins(5)),
+        };
+        let id = wait.id.to_string();
+        let asked = Outcome::Suspend { wait };
+        let claims = self.store.claim(WorkerId::new(), 100).await;
+        for claim in claims.expect("a claim") {
+            let outcome = if claim.plan.to_string() == plan {
+                &asked
+            } else {
+                &Outcome::Yield
+            };
+            assert!(self.store.finish(&claim, outcome).await.expect("a finish"));
+        }
+        id
     }
 
     /// Plays the worker: claims what there is, says `text` for each step, and tells the feed.

@@ -22,7 +22,7 @@ use engine::{
         Event,
         hints::{Hints, Reach},
     },
-    store::{self, PoolLimits},
+    store::{self, PoolLimits, RunLimits},
 };
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,19 @@ impl System {
     }
 
     async fn start_planning_within(planning_timeout: Duration) -> Self {
+        Self::start_with(planning_timeout, RunLimits::default()).await
+    }
+
+    /// With little patience for passing trouble.
+    async fn start_impatient() -> Self {
+        let limits = RunLimits {
+            patience: Duration::from_secs(2),
+            ..RunLimits::default()
+        };
+        Self::start_with(Duration::from_secs(5), limits).await
+    }
+
+    async fn start_with(planning_timeout: Duration, limits: RunLimits) -> Self {
         let (database, vendor, stop) = (
             Database::fresh().await,
             Vendor::start().await,
@@ -64,7 +77,7 @@ impl System {
             },
             &stop,
         );
-        let store = Store::new(postgres, hints, Duration::from_secs(30));
+        let store = Store::new(postgres, hints, Duration::from_secs(30)).with_limits(limits);
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -241,10 +241,8 @@ async fn a_timer_rings_at_its_deadline_and_not_before() {
     assert_eq!(store.expire_waits(10).await.unwrap(), 1);
     assert_eq!(store.expire_waits(10).await.unwrap(), 0);
     let resumed = claim(&store, 1).await;
-    assert_eq!(
-        store.last_decision(&resumed[0]).await.unwrap(),
-        Some(Decision::Elapsed)
-    );
+    let woken = resumed[0].woken.as_ref().map(|woken| woken.decision);
+    assert_eq!(woken, Some(Decision::Elapsed));
     finish(&store, &resumed, &done()).await;
     assert_invariants(&store).await;
     insta::assert_snapshot!(picture(&store, scope, plan).await.unwrap());

@@ -41,10 +41,7 @@ fn prompt(text: &str) -> Prompt {
 }
 
 fn line(role: Role, text: &str) -> Line {
-    Line {
-        role,
-        content: text.to_owned(),
-    }
+    Line::new(role, text)
 }
 
 /// Asks `model` by the public way: router, then adapter.

@@ -82,8 +82,8 @@ pub fn check_feed(events: &[Event], limit_of: impl Fn(&str) -> usize) -> Vec<Str
                     ));
                 }
             }
-            "task_completed" | "task_failed" | "task_cancelled" | "task_waiting"
-            | "approval_required" | "task_progress" => {
+            "task_completed" | "task_failed" | "task_cancelled" | "task_skipped"
+            | "task_waiting" | "approval_required" | "task_progress" => {
                 if event.event_type == "task_completed" {
                     *succeeded.entry(step).or_default() += 1;
                 }

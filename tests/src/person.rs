@@ -146,6 +146,25 @@ impl Person {
             .json(&body)
     }
 
+    /// The next question that waits for an answer, once there is one.
+    pub async fn card(&self) -> Value {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let pending = self.get("approvals/?status=pending").await;
+            if let Some(card) = pending["items"].get(0) {
+                return card.clone();
+            }
+            assert!(std::time::Instant::now() < deadline, "nothing is asked");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Answers a question; it has to be taken.
+    pub async fn decide(&self, card: &Value, answer: Value) -> Value {
+        let path = format!("approvals/{}/confirm/", text(card, "id"));
+        self.post(&path, answer).await
+    }
+
     /// A plan's state.
     pub async fn state(&self, plan: &str) -> String {
         text(&self.get(&format!("plans/{plan}/")).await, "state")

@@ -6,6 +6,8 @@ pub mod exec;
 pub mod llm;
 pub mod pool;
 pub mod run;
+pub mod supervise;
+pub mod tool;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,8 +28,8 @@ pub struct WorkerConfig {
     pub vendors: llm::RouterConfig,
     /// Longest time for planning; then the fallback plan.
     pub planning_timeout: Duration,
-    /// Longest run of a step.
-    pub step_timeout: Duration,
+    /// Where tools may reach, beside public addresses.
+    pub egress: tool::Egress,
     /// How long running steps may go on after a stop was asked for; then they are given back.
     pub grace: Duration,
 }
@@ -39,7 +41,7 @@ impl Default for WorkerConfig {
             default_model: "scripted/default".to_owned(),
             vendors: llm::RouterConfig::default(),
             planning_timeout: Duration::from_secs(5),
-            step_timeout: Duration::from_mins(10),
+            egress: tool::Egress::default(),
             grace: Duration::from_secs(20),
         }
     }
@@ -52,6 +54,8 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), LlmError> {
     let router = llm::Router::new(config.vendors)?;
+    let tools = tool::Tools::new(config.egress)
+        .map_err(|error| LlmError::Invalid(format!("the HTTP client does not start: {error}")))?;
     let abandon = CancellationToken::new();
     let duties = tokio::spawn(duty::run(store.clone(), stop.clone()));
     let deadline = tokio::spawn(abandon_after(stop.clone(), config.grace, abandon.clone()));
@@ -60,15 +64,19 @@ pub async fn run(
         router,
         default_model: config.default_model,
         planning_timeout: config.planning_timeout,
-        step_timeout: config.step_timeout,
+        tools,
     });
     let options = ClaimOptions {
         places: config.places,
-        drain: stop,
+        drain: stop.clone(),
         abandon,
     };
-    pool::run(store, options, move |step| {
-        run::step(Arc::clone(&runner), step)
+    // A claim loop that breaks off is a defect, and no reason for a process to end: its leases expire, and a new one begins.
+    supervise::until(&stop, "the claim loop", || {
+        let runner = Arc::clone(&runner);
+        pool::run(store.clone(), options.clone(), move |step| {
+            run::step(Arc::clone(&runner), step)
+        })
     })
     .await;
     deadline.abort();

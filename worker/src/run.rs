@@ -11,7 +11,7 @@ use futures::FutureExt;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::{exec, llm::Router};
+use crate::{exec, llm::Router, tool::Tools};
 
 /// First wait of a retry; doubles with each attempt, with full jitter.
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -28,8 +28,8 @@ pub struct Runner {
     pub default_model: String,
     /// Longest time for planning.
     pub planning_timeout: Duration,
-    /// Longest run of a step.
-    pub step_timeout: Duration,
+    /// What runs on the server.
+    pub tools: Tools,
 }
 
 /// Why an executor did not come to an outcome by itself.
@@ -55,14 +55,14 @@ pub async fn step(runner: Arc<Runner>, step: ClaimedStep) {
         // The plan's cancel turns whatever is returned into `cancelled`; what counts is to stop now.
         () = claim.cancelled.cancelled() => Outcome::Yield,
         // Nothing that a broken executor leaves behind is used again.
-        outcome = timeout(runner.step_timeout, AssertUnwindSafe(exec::run(&runner, &claim)).catch_unwind()) => match outcome {
+        outcome = timeout(runner.store.limits().run, AssertUnwindSafe(exec::run(&runner, &claim)).catch_unwind()) => match outcome {
             Ok(Ok(Ok(outcome))) => outcome,
             Ok(Ok(Err(error))) => of_error(&claim, &error),
             // Caught here and not only by the pool, because only here is somebody told when it was the last try.
             Ok(Err(_)) => retry(&claim, backoff(claim.attempt), StepError::bug(
                 "panicked", "the step's executor broke off; see the worker's log")),
-            Err(_) => failed_for_good(&claim, StepError::new(
-                ErrorClass::Transient, "step_timeout", format!("the step ran longer than {:?}", runner.step_timeout))),
+            Err(_) => retry(&claim, backoff(claim.attempt), StepError::new(
+                ErrorClass::Transient, "attempt_timeout", format!("the run took longer than {:?}", runner.store.limits().run))),
         },
     };
     debug!(step.id = %claim.id, step.key = claim.key, claim.attempt, outcome = outcome.word(), "a step ran");
@@ -79,41 +79,43 @@ impl Runner {
 
 /// Decides by the error's class whether the step is run again.
 fn of_error(claim: &Claim, error: &RunError) -> Outcome {
-    let (error, after) = match error {
+    match error {
         RunError::Llm(llm) => {
             let error = StepError::from(llm);
             match llm {
                 LlmError::RateLimited { retry_after, .. } => {
-                    let asked = retry_after.unwrap_or_default();
                     // Not all at once when the provider is back.
-                    (error, Some(asked + backoff(claim.attempt)))
+                    let asked = retry_after.unwrap_or_default();
+                    defer(claim, asked + backoff(claim.attempt), error)
                 }
-                LlmError::Transient(_) => (error, Some(backoff(claim.attempt))),
-                LlmError::Budget(_) | LlmError::Invalid(_) | LlmError::Refused(_) => (error, None),
+                LlmError::Transient(_) => defer(claim, backoff(claim.attempt), error),
+                LlmError::Budget(_) | LlmError::Invalid(_) | LlmError::Refused(_) => {
+                    failed_for_good(claim, error)
+                }
             }
         }
         RunError::Store(store) if store.is_passing() => {
             let message = "the database did not answer while the step ran";
-            (
-                StepError::new(ErrorClass::Transient, "store_unavailable", message),
-                Some(backoff(claim.attempt)),
-            )
+            let error = StepError::new(ErrorClass::Transient, "store_unavailable", message);
+            defer(claim, backoff(claim.attempt), error)
         }
+        // Its finish is fenced; what it says does not matter.
+        RunError::Store(StoreError::LeaseLost(_)) => Outcome::Yield,
         RunError::Store(store) => {
             warn!(step.id = %claim.id, error = %store, "a step could not read what it needs");
-            (
-                StepError::bug(
-                    "store_failed",
-                    "the step's data could not be read; see the worker's log",
-                ),
-                None,
-            )
+            let message = "the step's data could not be read; see the worker's log";
+            failed_for_good(claim, StepError::bug("store_failed", message))
         }
-        RunError::Step(error) => (error.clone(), None),
-    };
-    match after {
-        Some(after) => retry(claim, after, error),
-        None => failed_for_good(claim, error),
+        RunError::Step(error) => failed_for_good(claim, error.clone()),
+    }
+}
+
+fn defer(claim: &Claim, after: Duration, error: StepError) -> Outcome {
+    let last_words = apology(claim, &error);
+    Outcome::Defer {
+        after,
+        error,
+        last_words,
     }
 }
 
@@ -132,7 +134,7 @@ fn failed_for_good(claim: &Claim, error: StepError) -> Outcome {
 }
 
 /// A step that owes the person an answer says why there is none.
-fn apology(claim: &Claim, error: &StepError) -> Option<Reply> {
+pub(crate) fn apology(claim: &Claim, error: &StepError) -> Option<Reply> {
     let owes = claim.spec.as_ref().is_some_and(|spec| spec.answers);
     owes.then(|| Reply {
         id: engine::id::MessageId::new(),
@@ -154,7 +156,7 @@ fn sentence(fragment: &str) -> String {
 }
 
 /// Exponential with full jitter, by the attempt that failed (from 1).
-fn backoff(attempt: u16) -> Duration {
+pub(crate) fn backoff(attempt: u16) -> Duration {
     let doubled = BACKOFF.saturating_mul(1 << std::cmp::min(attempt.saturating_sub(1), 10));
     std::cmp::min(doubled, BACKOFF_CAP).mul_f64(fastrand::f64())
 }

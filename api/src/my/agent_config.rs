@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::my::tools;
+
 /// Longest script of the `scripted` model, as JSON text.
 const SCRIPT_BYTES: usize = 32 * 1024;
 /// Longest model name.
@@ -45,6 +47,11 @@ pub(crate) struct AgentConfig {
     #[garde(range(min = 1, max = 128_000))]
     #[schema(minimum = 1, maximum = 128_000)]
     max_tokens: Option<i64>,
+    /// Names of your tools that it may call, and `delegate`, by which it asks another agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[garde(length(max = 64), custom(are_tools))]
+    #[schema(max_items = 64, example = json!(["search", "delegate"]))]
+    tools: Vec<String>,
     /// What the `scripted` model shall do for this agent: for tests and demos.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[garde(inner(custom(is_small)))]
@@ -95,6 +102,15 @@ fn is_model<C>(model: &str, _: &C) -> garde::Result {
     ))
 }
 
+fn are_tools<C>(names: &[String], _: &C) -> garde::Result {
+    match names.iter().find(|name| !tools::is_name(name)) {
+        Some(_) => Err(garde::Error::new(
+            "tools are named with 1 to 64 of a-z, 0-9 and _, beginning with a letter",
+        )),
+        None => Ok(()),
+    }
+}
+
 fn is_small<C>(script: &Value, _: &C) -> garde::Result {
     if script.to_string().len() <= SCRIPT_BYTES {
         return Ok(());
@@ -117,6 +133,7 @@ impl From<agent::AgentConfig> for AgentConfig {
             max_concurrency: i64::from(config.max_concurrency),
             temperature: config.temperature,
             max_tokens: config.max_tokens.map(i64::from),
+            tools: config.tools,
             script: config.script,
         }
     }
@@ -134,6 +151,7 @@ impl From<AgentConfig> for agent::AgentConfig {
             max_tokens: config
                 .max_tokens
                 .and_then(|tokens| u32::try_from(tokens).ok()),
+            tools: config.tools,
             script: config.script,
         }
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent_config;
 pub(crate) mod agents;
+pub(crate) mod approvals;
 pub(crate) mod events;
 pub(crate) mod graph;
 pub(crate) mod messages;
@@ -10,3 +11,4 @@ pub(crate) mod orchestrator;
 pub(crate) mod plans;
 pub(crate) mod sessions;
 pub(crate) mod steps;
+pub(crate) mod tools;

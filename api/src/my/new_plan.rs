@@ -1,6 +1,9 @@
 //! A plan of the person's own: the graph is given, checked, and carried out as it is.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use axum::{
     extract::State,
@@ -11,10 +14,10 @@ use engine::{
     UserScope,
     id::{AgentId, SessionId, StepId},
     plan::{
-        NewNeed, NewStep,
+        Class, Join, NewNeed, NewStep, OnFailure,
         graph::{self, Limits, MAX_ERRORS, Node, When},
     },
-    step::{self, StepSpec},
+    step::{MapSpec, OnItemFailure, StepKind, StepSpec},
     store::{Accepted, NewPlan},
 };
 use garde::Validate;
@@ -22,6 +25,7 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
+use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -38,6 +42,10 @@ use crate::{
 
 /// Longest timer, in seconds: a day.
 const TIMER_LIMIT: i64 = 86_400;
+/// Longest plan, in seconds: thirty days.
+const PLAN_LIMIT: i64 = 2_592_000;
+/// Longest run of a step, in seconds: a day.
+const STEP_LIMIT: i64 = 86_400;
 
 /// A plan to carry out.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
@@ -50,6 +58,20 @@ pub(crate) struct PlanInput {
     #[garde(custom(says_something), length(chars, max = 32_768))]
     #[schema(min_length = 1, max_length = 32768)]
     goal: String,
+    /// What happens when a step fails for good: `decide` (the default: you are asked, for 300 seconds; then what needs it is given
+    /// up), `continue` (what needs it is given up), `abort` (the rest is cancelled).
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(value_type = String, example = "decide")]
+    on_failure: OnFailure,
+    /// `normal` or `background`: one that may wait for others.
+    #[serde(default)]
+    #[garde(skip)]
+    priority: Priority,
+    /// Longest time until its end; then it is stopped. Absent: as long as it takes.
+    #[garde(range(min = 1, max = PLAN_LIMIT))]
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    timeout_seconds: Option<i64>,
     /// The steps, in any order; at most 2,000.
     #[serde(deserialize_with = "objects")]
     #[garde(dive)]
@@ -67,7 +89,7 @@ pub(crate) struct StepInput {
     #[serde(default)]
     #[garde(skip)]
     kind: Kind,
-    /// Name or id of the agent that does it (`agent`).
+    /// Name or id of the agent that does it (`agent`, `map`).
     #[garde(skip)]
     agent: Option<String>,
     /// What the agent is asked; absent: the plan's goal.
@@ -78,6 +100,34 @@ pub(crate) struct StepInput {
     #[serde(default)]
     #[garde(skip)]
     needs: Vec<NeedInput>,
+    /// `all` (the default) or `any`: which of its needs it waits for.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(value_type = String, example = "all")]
+    join: Join,
+    /// Longest time that its runs may take together, waiting excluded (`agent`).
+    #[garde(range(min = 1, max = STEP_LIMIT))]
+    #[schema(minimum = 1, maximum = 86400)]
+    timeout_seconds: Option<i64>,
+    /// How long passing trouble, such as a provider that is down, is borne (`agent`).
+    #[garde(range(min = 0, max = STEP_LIMIT))]
+    #[schema(minimum = 0, maximum = 86400)]
+    retry_for_seconds: Option<i64>,
+    /// The list that it goes over (`map`), at most 1,000 items; the prompt has `{{item}}` where the item goes.
+    #[garde(length(max = 1000))]
+    #[schema(value_type = Option<Vec<Object>>, max_items = 1000)]
+    items: Option<Vec<Value>>,
+    /// Or the key of a step that it needs, whose result is the list: its text is a JSON array (`map`).
+    #[garde(skip)]
+    over: Option<String>,
+    /// Items at once (`map`); the agent's own limit holds beside it.
+    #[garde(range(min = 1, max = 1000))]
+    #[schema(minimum = 1, maximum = 1000)]
+    max_parallel: Option<i64>,
+    /// `continue` (the default: the result says which failed) or `fail` (`map`).
+    #[garde(skip)]
+    #[schema(value_type = Option<String>, example = "continue")]
+    on_item_failure: Option<OnItemFailure>,
     /// How long it waits (`timer`).
     #[garde(range(min = 1, max = TIMER_LIMIT))]
     #[schema(minimum = 1, maximum = 86400)]
@@ -93,6 +143,19 @@ pub(crate) enum Kind {
     Agent,
     /// Some seconds pass.
     Timer,
+    /// An agent answers once for each item of a list.
+    Map,
+}
+
+/// How soon a plan's steps are taken on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Priority {
+    /// As they come.
+    #[default]
+    Normal,
+    /// After others that came up to a minute later.
+    Background,
 }
 
 /// What a step waits for.
@@ -175,6 +238,12 @@ pub(crate) async fn create(
     let new = NewPlan {
         session: input.session_id.map(SessionId),
         steps: input.new_steps(&agents),
+        on_failure: input.on_failure,
+        timeout: input.timeout_seconds.and_then(seconds),
+        class: match input.priority {
+            Priority::Normal => Class::Planned,
+            Priority::Background => Class::Background,
+        },
         goal: input.goal,
     };
     let accepted = app.store.accept_plan(caller.scope, &new).await?;
@@ -259,7 +328,7 @@ impl StepInput {
             Kind::Agent if self.agent.is_none() => {
                 error("agent", "missing_field", "an agent step names its agent")
             }
-            Kind::Agent if self.seconds.is_some() => {
+            Kind::Agent | Kind::Map if self.seconds.is_some() => {
                 error("seconds", "misplaced_field", "only a timer has seconds")
             }
             Kind::Timer if self.seconds.is_none() => error(
@@ -273,9 +342,70 @@ impl StepInput {
             Kind::Timer if self.prompt.is_some() => {
                 error("prompt", "misplaced_field", "a timer has no prompt")
             }
-            Kind::Agent | Kind::Timer => None,
+            Kind::Map if self.agent.is_none() => {
+                error("agent", "missing_field", "a map names the agent it asks")
+            }
+            Kind::Map => self.map_misfit(index),
+            Kind::Agent | Kind::Timer => {
+                let only = |field| error(field, "misplaced_field", "only a map has this field");
+                match () {
+                    () if self.items.is_some() => only("items"),
+                    () if self.over.is_some() => only("over"),
+                    () if self.max_parallel.is_some() => only("max_parallel"),
+                    () if self.on_item_failure.is_some() => only("on_item_failure"),
+                    () => None,
+                }
+            }
         }
     }
+}
+
+impl StepInput {
+    fn map_misfit(&self, index: usize) -> Option<FieldError> {
+        let error = |field: &str, code, detail: &str| {
+            let pointer = format!("/steps/{index}/{field}");
+            Some(FieldError::body(pointer, code, detail))
+        };
+        match (&self.items, &self.over) {
+            (None, None) => error(
+                "items",
+                "missing_field",
+                "a map goes over items, or over a step's result",
+            ),
+            (Some(_), Some(_)) => error(
+                "over",
+                "misplaced_field",
+                "a map has items or over, not both",
+            ),
+            (None, Some(key)) if !self.needs.iter().any(|need| need.parts().0 == key) => error(
+                "over",
+                "unknown_need",
+                "a map goes over the result of a step that it needs; add it to needs",
+            ),
+            _ => None,
+        }
+    }
+
+    /// What a map goes over; the agent has been found.
+    fn map(&self, agent: Option<AgentId>) -> Option<MapSpec> {
+        let agent = agent.filter(|_| self.kind == Kind::Map)?;
+        Some(MapSpec {
+            agent,
+            items: self.items.clone(),
+            over: self.over.clone(),
+            max_parallel: self.max_parallel.and_then(|most| u16::try_from(most).ok()),
+            on_item_failure: self.on_item_failure.unwrap_or_default(),
+        })
+    }
+}
+
+/// A length that has been checked.
+fn seconds(count: i64) -> Option<Duration> {
+    u64::try_from(count).ok().map(Duration::from_secs)
+}
+
+fn millis(count: i64) -> Option<u64> {
+    u64::try_from(count).ok().map(|count| count * 1000)
 }
 
 impl PlanInput {
@@ -298,30 +428,40 @@ impl PlanInput {
             let (key, when) = need.parts();
             ids.get(key).map(|id| NewNeed { id: *id, when })
         };
-        let step = |input: &StepInput| NewStep {
-            id: ids
-                .get(input.key.as_str())
-                .copied()
-                .unwrap_or_else(StepId::new),
-            key: input.key.clone(),
-            kind: match input.kind {
-                Kind::Agent => step::StepKind::Agent,
-                Kind::Timer => step::StepKind::Timer,
-            },
-            agent_id: input
+        let step = |input: &StepInput| {
+            let agent = input
                 .agent
                 .as_ref()
                 .and_then(|name| agents.get(name))
-                .copied(),
-            spec: StepSpec {
-                prompt: input.prompt.clone(),
-                answers: false,
-                seconds: input
-                    .seconds
-                    .and_then(|seconds| u32::try_from(seconds).ok()),
-            },
-            max_failures: None,
-            needs: input.needs.iter().filter_map(need).collect(),
+                .copied();
+            NewStep {
+                id: ids
+                    .get(input.key.as_str())
+                    .copied()
+                    .unwrap_or_else(StepId::new),
+                // A map takes no place itself; its items do.
+                agent_id: agent.filter(|_| input.kind == Kind::Agent),
+                spec: StepSpec {
+                    prompt: input.prompt.clone(),
+                    seconds: input
+                        .seconds
+                        .and_then(|seconds| u32::try_from(seconds).ok()),
+                    map: input.map(agent),
+                    ..StepSpec::default()
+                },
+                joins: input.join,
+                timeout_ms: input.timeout_seconds.and_then(millis),
+                retry_for_ms: input.retry_for_seconds.and_then(millis),
+                needs: input.needs.iter().filter_map(need).collect(),
+                ..NewStep::new(
+                    &input.key,
+                    match input.kind {
+                        Kind::Agent => StepKind::Agent,
+                        Kind::Timer => StepKind::Timer,
+                        Kind::Map => StepKind::Map,
+                    },
+                )
+            }
         };
         self.steps.iter().map(step).collect()
     }

@@ -6,8 +6,8 @@ use axum::{extract::State, http::StatusCode, response::IntoResponse};
 use chrono::{DateTime, Utc};
 use engine::{
     id::PlanId,
-    plan::{self, Phase, PlanMode, PlanState},
-    store::Cancelled,
+    plan::{self, OnFailure, Phase, PlanMode, PlanState, explain::Explained},
+    store::{Cancelled, Held},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -34,16 +34,25 @@ pub(crate) struct Plan {
     /// `active`, `succeeded`, `partial`, `failed` or `cancelled`.
     #[schema(value_type = String, example = "active")]
     state: PlanState,
-    /// `queued`, `planning`, `running`, `cancelling` or `done`.
+    /// `queued`, `planning`, `running`, `paused`, `awaiting_approval`, `cancelling` or `done`.
     #[schema(value_type = String, example = "running")]
     phase: Phase,
     goal: String,
+    /// `decide`, `continue` or `abort`: what happens when a step fails for good.
+    #[schema(value_type = String, example = "decide")]
+    on_failure: OnFailure,
     /// Counts changes of the graph.
     revision: i32,
     /// Steps by state.
     #[schema(example = json!({"succeeded": 3, "running": 1}))]
     counts: BTreeMap<String, i64>,
+    /// Since when you hold it.
+    paused_at: Option<DateTime<Utc>>,
+    /// When it is stopped.
+    deadline: Option<DateTime<Utc>>,
     cancel_requested_at: Option<DateTime<Utc>>,
+    /// `person` or `timed_out`: who stopped it.
+    cancel_reason: Option<String>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     finished_at: Option<DateTime<Utc>>,
@@ -72,7 +81,11 @@ impl From<plan::Plan> for Plan {
             goal: plan.goal,
             revision: plan.revision,
             counts: plan.counts,
+            on_failure: plan.on_failure,
+            paused_at: plan.paused_at,
+            deadline: plan.deadline,
             cancel_requested_at: plan.cancel_requested_at,
+            cancel_reason: plan.cancel_reason,
             created_at: plan.created_at,
             updated_at: plan.updated_at,
             finished_at: plan.finished_at,
@@ -151,4 +164,79 @@ pub(crate) async fn cancel(
         }
     };
     Ok((StatusCode::ACCEPTED, Json(cancellation)))
+}
+
+/// Holds a plan: what runs may end, nothing else begins. Holding it twice is holding it once.
+#[utoipa::path(post, path = "/plans/{id}/pause/", operation_id = "pause_plan", tag = "plans", params(("id" = Uuid, Path, description = "The plan")), responses(
+    (status = 200, description = "It is held", body = Plan),
+    (status = 409, description = "The plan has ended, or is being cancelled", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn pause(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<PlanId>,
+) -> Result<Json<Plan>, Problem> {
+    let held = app.store.pause_plan(caller.scope, id).await?;
+    after(&app, caller, id, held).await
+}
+
+/// Lets a plan that is held go on.
+#[utoipa::path(post, path = "/plans/{id}/resume/", operation_id = "resume_plan", tag = "plans", params(("id" = Uuid, Path, description = "The plan")), responses(
+    (status = 200, description = "It goes on", body = Plan)))]
+pub(crate) async fn resume(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<PlanId>,
+) -> Result<Json<Plan>, Problem> {
+    let held = app.store.resume_plan(caller.scope, id).await?;
+    after(&app, caller, id, held).await
+}
+
+async fn after(app: &App, caller: Caller, id: PlanId, held: Held) -> Result<Json<Plan>, Problem> {
+    if held == Held::Closed {
+        let detail = "the plan has ended or is being cancelled, and cannot be held";
+        return Err(Problem::new(Code::PlanClosed, detail));
+    }
+    let plan = app.store.plan(caller.scope, id).await?;
+    plan.map(|plan| Json(plan.into()))
+        .ok_or_else(Problem::not_found)
+}
+
+/// Why nothing is happening.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Explanation {
+    plan_id: Uuid,
+    /// `active`, or how it ended.
+    #[schema(value_type = String, example = "active")]
+    state: PlanState,
+    /// What it is at.
+    #[schema(value_type = String, example = "running")]
+    phase: Phase,
+    /// For each step that has not ended `{id, key, state, reason}` with the facts of that reason: `session_turn`, `waits_for_steps`,
+    /// `plan_paused`, `agent_full`, `provider_limited`, `retry_later`, `no_worker_online`, `queued`, `running`, `cancelling`,
+    /// `worker_lost`, `approval`, `input`, `client_tool`, `timer`, `children`.
+    #[schema(value_type = Vec<Object>, example = json!([{"id": "01890000-0000-7000-8000-000000000000", "key": "draft", "state": "blocked",
+        "reason": "waits_for_steps", "needs": [{"key": "facts", "state": "running", "when": "success"}]}]))]
+    steps: Vec<Explained>,
+}
+
+/// Why each step that has not ended is where it is.
+#[utoipa::path(get, path = "/plans/{id}/explain/", operation_id = "explain_plan", tag = "plans", params(("id" = Uuid, Path, description = "The plan")), responses(
+    (status = 200, description = "One reason a step, with its facts", body = Explanation)))]
+pub(crate) async fn explain(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<PlanId>,
+) -> Result<Json<Explanation>, Problem> {
+    let plan = app
+        .store
+        .plan(caller.scope, id)
+        .await?
+        .ok_or_else(Problem::not_found)?;
+    let steps = app.store.explain(caller.scope, id).await?;
+    Ok(Json(Explanation {
+        plan_id: plan.id.0,
+        state: plan.state,
+        phase: plan.phase(),
+        steps,
+    }))
 }

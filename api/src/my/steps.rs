@@ -1,13 +1,16 @@
-//! Steps of a plan, in the order in which it was written.
+//! Steps of a plan, in the order in which it was written; one can be ended, and a failed one can be run again.
 
-use axum::extract::State;
+use axum::{extract::State, http::StatusCode, response::IntoResponse};
 use chrono::{DateTime, Utc};
 use engine::{
-    id::PlanId,
+    id::{PlanId, StepId},
     plan::{self, NeedView},
     step::StateName,
+    store::{Cancelled, Retried, Retry},
+    wait::WaitKind,
 };
-use serde::Serialize;
+use garde::Validate;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -16,8 +19,9 @@ use crate::{
     App,
     auth::Caller,
     extract::{Json, Path, Query},
+    my::{approvals::agent_id, messages::says_something},
     page::{self, Page, PageQuery},
-    problem::Problem,
+    problem::{Code, Problem, ProblemBody},
 };
 
 /// A step as it stands.
@@ -26,7 +30,7 @@ pub(crate) struct Step {
     id: Uuid,
     /// Its name within the plan.
     key: String,
-    /// `planning`, `agent`, `summary` or `timer`.
+    /// `planning`, `agent`, `summary`, `timer` or `map`.
     kind: String,
     agent_id: Option<Uuid>,
     /// The agent's name.
@@ -34,8 +38,13 @@ pub(crate) struct Step {
     /// `blocked`, `ready`, `running`, `suspended`, `succeeded`, `failed`, `skipped` or `cancelled`.
     #[schema(value_type = String, example = "running")]
     state: StateName,
+    /// The step that made it: a map its items, an agent what it delegates.
+    parent_id: Option<Uuid>,
     /// What it waits for.
     needs: Vec<Need>,
+    /// `all` or `any`: which of its needs it waits for.
+    #[schema(value_type = String, example = "all")]
+    join: plan::Join,
     /// Runs so far.
     attempt: i16,
     /// Why it is suspended.
@@ -47,6 +56,10 @@ pub(crate) struct Step {
     result: Option<Value>,
     /// Why it failed.
     error: Option<Value>,
+    /// Why its newest run did not come to an end.
+    last_error: Option<Value>,
+    /// What its running turn has said so far, at most a second old.
+    partial_text: Option<String>,
     created_at: DateTime<Utc>,
     /// Last of: planned, begun, ended.
     updated_at: DateTime<Utc>,
@@ -68,6 +81,11 @@ pub(crate) struct Need {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Wait {
     id: Uuid,
+    /// `approval`, `input`, `client_tool`, `timer` or `child`.
+    #[schema(value_type = Option<String>, example = "approval")]
+    kind: Option<WaitKind>,
+    /// What kind of approval: `decision`, `outcome_unknown`, `tool`.
+    r#type: Option<String>,
     /// Null: for ever.
     deadline: Option<DateTime<Utc>>,
 }
@@ -90,15 +108,21 @@ impl From<plan::Step> for Step {
             agent_id: step.agent_id.map(Uuid::from),
             agent: step.agent_name,
             state: step.state,
+            parent_id: step.parent_id.map(Uuid::from),
+            join: step.joins,
             needs: step.needs.into_iter().map(Need::from).collect(),
             attempt: step.attempt,
             wait: step.wait_id.map(|id| Wait {
                 id: id.0,
+                kind: step.wait_kind,
+                r#type: step.wait_type,
                 deadline: step.wait_deadline,
             }),
             spec: step.spec,
             result: step.result,
             error: step.error,
+            last_error: step.last_error,
+            partial_text: step.partial,
             created_at: step.created_at,
             updated_at: step
                 .finished_at
@@ -135,4 +159,90 @@ pub(crate) async fn list(
     // Positions have no gaps: the last of this page follows from how many there are.
     let last = after.saturating_add(i32::try_from(limit).unwrap_or(i32::MAX));
     Ok(Json(Page::of(found, limit, |_| last.to_string())))
+}
+
+/// Where a step is now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SteppedTo {
+    /// After a cancel `cancelled`, or `running` until it has stopped; after a retry `ready`.
+    #[schema(value_type = String, example = "cancelled")]
+    state: StateName,
+}
+
+/// Ends one step and all that it made. One that runs is told at once; what needs its success is skipped.
+#[utoipa::path(post, path = "/plans/{id}/steps/{sid}/cancel/", operation_id = "cancel_step", tag = "plans",
+    params(("id" = Uuid, Path, description = "The plan"), ("sid" = Uuid, Path, description = "The step")), responses(
+    (status = 202, description = "It is cancelled, or will be when its run has ended", body = SteppedTo),
+    (status = 409, description = "The step has ended", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn cancel(
+    State(app): State<App>,
+    caller: Caller,
+    Path((plan, step)): Path<(PlanId, StepId)>,
+) -> Result<impl IntoResponse, Problem> {
+    let state = match app.store.cancel_step(caller.scope, plan, step).await? {
+        Cancelled::Done => StateName::Cancelled,
+        Cancelled::Underway => StateName::Running,
+        Cancelled::Gone => return Err(Problem::not_found()),
+        Cancelled::AlreadyClosed => {
+            return Err(Problem::new(Code::StepClosed, "the step has ended"));
+        }
+    };
+    Ok((StatusCode::ACCEPTED, Json(SteppedTo { state })))
+}
+
+/// How a failed step shall run again.
+#[derive(Debug, Default, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub(crate) struct RetryInput {
+    /// What the agent is asked now; absent: the same.
+    #[garde(inner(custom(says_something)), length(chars, max = 32_768))]
+    #[schema(min_length = 1, max_length = 32768)]
+    prompt: Option<String>,
+    /// Name or id of the agent that does it now; absent: the same.
+    #[garde(skip)]
+    agent: Option<String>,
+    /// Begin from nothing: calls that came to their end before are made again. Another prompt or agent does so too.
+    #[serde(default)]
+    #[garde(skip)]
+    fresh: bool,
+}
+
+/// Runs a failed step again, with its agent as it is configured now.
+///
+/// What succeeded stays, what was skipped because of it comes back, and a summary will answer anew.
+#[utoipa::path(post, path = "/plans/{id}/steps/{sid}/retry/", operation_id = "retry_step", tag = "plans", request_body = RetryInput,
+    params(("id" = Uuid, Path, description = "The plan"), ("sid" = Uuid, Path, description = "The step")), responses(
+    (status = 202, description = "It is ready again", body = SteppedTo),
+    (status = 409, description = "The step has not failed, belongs to another step, or its plan was cancelled", body = ProblemBody,
+        content_type = "application/problem+json")))]
+pub(crate) async fn retry(
+    State(app): State<App>,
+    caller: Caller,
+    Path((plan, step)): Path<(PlanId, StepId)>,
+    Json(input): Json<RetryInput>,
+) -> Result<impl IntoResponse, Problem> {
+    let agent = match &input.agent {
+        Some(name) => Some(agent_id(&app, caller, name).await?),
+        None => None,
+    };
+    let how = Retry {
+        prompt: input.prompt,
+        agent,
+        fresh: input.fresh,
+    };
+    let refusal = match app.store.retry_step(caller.scope, plan, step, &how).await? {
+        Retried::Done => {
+            let state = StateName::Ready;
+            return Ok((StatusCode::ACCEPTED, Json(SteppedTo { state })));
+        }
+        Retried::Gone => return Err(Problem::not_found()),
+        Retried::NotFailed => {
+            "only a failed step can be retried; a question about it is answered at /my/approvals/"
+        }
+        Retried::Child => {
+            "this step was made by another one, which has taken note of its failure; retry that one"
+        }
+        Retried::Cancelled => "its plan was cancelled",
+    };
+    Err(Problem::new(Code::StepNotFailed, refusal))
 }

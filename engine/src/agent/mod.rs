@@ -28,6 +28,9 @@ pub struct AgentConfig {
     /// Bound of generated tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
+    /// Names of the tools that it may use; `delegate` asks another agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
     /// What the `scripted` model shall do for this agent (tests, demos).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<Value>,
@@ -42,6 +45,7 @@ impl Default for AgentConfig {
             max_concurrency: three(),
             temperature: None,
             max_tokens: None,
+            tools: Vec::new(),
             script: None,
         }
     }

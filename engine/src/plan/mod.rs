@@ -1,5 +1,6 @@
 //! The plan: the DAG made for one message.
 
+pub mod explain;
 pub mod graph;
 pub mod picture;
 
@@ -11,6 +12,7 @@ use crate::{
     id::{AgentId, MessageId, PlanId, SessionId, StepId, WaitId},
     plan::graph::When,
     step::{StateName, StepKind, StepSpec},
+    wait::WaitKind,
 };
 
 /// Stored state of a plan.
@@ -62,6 +64,10 @@ pub enum PlanMode {
 pub enum Phase {
     /// Waits for its session's turn.
     Queued,
+    /// The person holds it.
+    Paused,
+    /// Nothing runs, and the person is asked something.
+    AwaitingApproval,
     /// The orchestrator plans.
     Planning,
     /// Steps run or wait.
@@ -84,6 +90,32 @@ pub enum Class {
     Background = 3,
 }
 
+/// Which of its needs a step waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "step_join", rename_all = "snake_case")]
+pub enum Join {
+    /// Every one.
+    #[default]
+    All,
+    /// The first that is met.
+    Any,
+}
+
+/// What a plan does when a step of its own fails for good.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "failure_policy", rename_all = "snake_case")]
+pub enum OnFailure {
+    /// The person decides, while everything that does not need the step goes on.
+    #[default]
+    Decide,
+    /// What needs the step is skipped, the rest goes on.
+    Continue,
+    /// The rest is cancelled; a summary still tells of it.
+    Abort,
+}
+
 /// A step to insert. Its needs name steps of the same insertion.
 #[derive(Debug, Clone, Serialize)]
 pub struct NewStep {
@@ -100,8 +132,34 @@ pub struct NewStep {
     /// Runs that may fail before the step does; 3 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_failures: Option<u16>,
+    /// Which of its needs it waits for.
+    pub joins: Join,
+    /// Longest time under leases, in milliseconds; absent: the installation's limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// How long passing trouble is borne, in milliseconds; absent: the installation's limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_for_ms: Option<u64>,
     /// Edges.
     pub needs: Vec<NewNeed>,
+}
+
+impl NewStep {
+    /// A step that needs nothing, with the defaults of everything else.
+    pub fn new(key: impl Into<String>, kind: StepKind) -> Self {
+        Self {
+            id: StepId::new(),
+            key: key.into(),
+            kind,
+            agent_id: None,
+            spec: StepSpec::default(),
+            max_failures: None,
+            joins: Join::All,
+            timeout_ms: None,
+            retry_for_ms: None,
+            needs: Vec::new(),
+        }
+    }
 }
 
 /// An edge to insert.
@@ -132,8 +190,16 @@ pub struct Plan {
     pub queued: bool,
     /// Counts changes of the graph.
     pub revision: i32,
+    /// What happens when a step fails for good.
+    pub on_failure: OnFailure,
+    /// Since when the person holds it.
+    pub paused_at: Option<DateTime<Utc>>,
+    /// When it is stopped.
+    pub deadline: Option<DateTime<Utc>>,
     /// Since when it is being cancelled.
     pub cancel_requested_at: Option<DateTime<Utc>>,
+    /// Who stopped it: `person` or `timed_out`.
+    pub cancel_reason: Option<String>,
     /// Acceptance.
     pub created_at: DateTime<Utc>,
     /// Last transition.
@@ -145,6 +211,8 @@ pub struct Plan {
     pub counts: std::collections::BTreeMap<String, i64>,
     /// The planning step has not ended.
     pub planning: bool,
+    /// Some step waits for the person.
+    pub asking: bool,
 }
 
 impl Plan {
@@ -154,10 +222,17 @@ impl Plan {
             Phase::Done
         } else if self.cancel_requested_at.is_some() {
             Phase::Cancelling
+        } else if self.paused_at.is_some() {
+            Phase::Paused
         } else if self.queued {
             Phase::Queued
         } else if self.planning {
             Phase::Planning
+        } else if self.asking
+            && !self.counts.contains_key("running")
+            && !self.counts.contains_key("ready")
+        {
+            Phase::AwaitingApproval
         } else {
             Phase::Running
         }
@@ -185,11 +260,23 @@ pub struct Step {
     pub attempt: i16,
     /// Runs that failed.
     pub failures: i16,
+    /// Which of its needs it waits for.
+    pub joins: Join,
+    /// The step that made it.
+    pub parent_id: Option<StepId>,
+    /// Why its newest run did not come to an end.
+    pub last_error: Option<Value>,
+    /// The text of its running turn so far.
+    pub partial: Option<String>,
     /// What it needs: `[{"key", "when"}]`.
     #[sqlx(json)]
     pub needs: Vec<NeedView>,
     /// The open wait of a suspended step.
     pub wait_id: Option<WaitId>,
+    /// What it is for.
+    pub wait_kind: Option<WaitKind>,
+    /// Which kind of approval it is.
+    pub wait_type: Option<String>,
     /// Its deadline.
     pub wait_deadline: Option<DateTime<Utc>>,
     /// Result.

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    id::{AgentId, PlanId, SessionId, StepId},
+    id::{AgentId, PlanId, SessionId, StepId, WaitId},
     scope::UserScope,
     step::{Outcome, StepKind, StepSpec},
+    wait::{Decision, WaitKind},
 };
 
 /// A step under this process's lease. Whoever holds it may run the step and must [`finish`](Self::finish) it; finishing
@@ -45,10 +48,50 @@ pub struct Claim {
     pub token: i64,
     /// Which run this is, from 1.
     pub attempt: u16,
+    /// Counts new beginnings by the person; each has a journal of its own.
+    pub round: u16,
+    /// How often work was delegated on the way to it.
+    pub depth: u16,
+    /// The wait that ended since its last run; stays until a run comes to an end of its own.
+    pub woken: Option<Woken>,
     /// Fires when the lease is lost or about to be: stop at once, nothing will be accepted.
     pub lost: CancellationToken,
     /// Fires when the plan is being cancelled: stop, and finish with [`Outcome::Yield`].
     pub cancelled: CancellationToken,
+}
+
+/// A wait that ended, and how.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Woken {
+    /// The wait.
+    pub id: WaitId,
+    /// What it was for.
+    pub kind: WaitKind,
+    /// What was asked.
+    pub payload: Value,
+    /// How it ended.
+    pub decision: Decision,
+    /// What came with the decision.
+    #[serde(default)]
+    pub answer: Option<Value>,
+}
+
+impl Woken {
+    /// What kind of approval it was: `decision`, `outcome_unknown`, `tool` ...
+    pub fn approval(&self) -> Option<&str> {
+        self.payload.get("type").and_then(Value::as_str)
+    }
+
+    /// Which of the choices offered was taken.
+    pub fn choice(&self) -> Option<&str> {
+        self.answer.as_ref()?.get("choice")?.as_str()
+    }
+
+    /// Which call it is about.
+    pub fn ordinal(&self) -> Option<u32> {
+        let ordinal = self.payload.get("ordinal")?.as_u64()?;
+        u32::try_from(ordinal).ok()
+    }
 }
 
 /// An outcome on its way to the next commit.

@@ -9,6 +9,7 @@ use crate::{
     id::{MessageId, WaitId},
     llm::LlmError,
     plan::NewStep,
+    tool::Entry,
 };
 
 /// How a run ended.
@@ -28,6 +29,16 @@ pub enum Outcome {
         /// Steps to add; their needs name each other.
         steps: Vec<NewStep>,
     },
+    /// Passing trouble outside (a provider limits or is down, the database is away): worth another run, counts no failure,
+    /// and is borne until the step's patience is used up. The place is given back meanwhile.
+    Defer {
+        /// Not before this much time has passed.
+        after: Duration,
+        /// Why.
+        error: StepError,
+        /// What the person hears if this was the last run.
+        last_words: Option<Reply>,
+    },
     /// Failed; worth another run until the step's failures are used up.
     Retry {
         /// Not before this much time has passed; the place is given back meanwhile.
@@ -44,12 +55,37 @@ pub enum Outcome {
         /// What for.
         wait: NewWait,
     },
-    /// Failed for good.
+    /// Waits for steps of its own making.
+    Spawn {
+        /// What they are for.
+        wait: NewWait,
+        /// The steps; their needs name each other.
+        children: Vec<NewStep>,
+        /// How often work was delegated on the way to them, 0 to 3.
+        depth: u16,
+    },
+    /// Failed for good. Where its plan asks, the person decides before anything is given up.
     Fail {
         /// Why.
         error: StepError,
         /// What the person hears.
         reply: Option<Reply>,
+    },
+    /// Failed for good, and nobody is asked: the person has decided already, or did not answer.
+    GiveUp {
+        /// Why.
+        error: StepError,
+        /// What the person hears.
+        reply: Option<Reply>,
+    },
+    /// The person goes on without it.
+    Skip,
+    /// Another outcome, together with what the journal has to learn in the same commit.
+    Journaled {
+        /// The entries.
+        entries: Vec<Entry>,
+        /// The outcome.
+        then: Box<Outcome>,
     },
     /// The reaper's word: the lease expired.
     Lost,
@@ -60,7 +96,7 @@ pub enum Outcome {
 pub struct NewWait {
     /// Its id.
     pub id: WaitId,
-    /// `approval`, `input`, `client_tool`, `timer` or `child`.
+    /// Who or what ends it.
     pub kind: WaitKind,
     /// What is asked.
     pub payload: Value,
@@ -114,11 +150,14 @@ impl Outcome {
         match self {
             Self::Succeed { .. } => "succeed",
             Self::Expand { .. } => "expand",
+            Self::Defer { .. } => "defer",
             Self::Retry { .. } => "retry",
             Self::Yield => "yield",
-            Self::Suspend { .. } => "suspend",
-            Self::Fail { .. } => "fail",
+            Self::Suspend { .. } | Self::Spawn { .. } => "suspend",
+            Self::Fail { .. } | Self::GiveUp { .. } => "fail",
+            Self::Skip => "skip",
             Self::Lost => "lost",
+            Self::Journaled { then, .. } => then.word(),
         }
     }
 
@@ -133,16 +172,47 @@ impl Outcome {
                 after,
                 error,
                 last_words,
+            }
+            | Self::Defer {
+                after,
+                error,
+                last_words,
             } => with_reply(
-                json!({ "after_ms": millis(*after), "error": error }),
+                json!({ "after_ms": millis(*after), "error": error, "card": WaitId::new() }),
                 last_words.as_ref(),
             ),
-            Self::Yield | Self::Lost => json!({}),
-            Self::Suspend { wait } => json!({
-                "id": wait.id, "kind": wait.kind, "payload": wait.payload, "deadline_ms": wait.deadline.map(millis),
-            }),
-            Self::Fail { error, reply } => with_reply(json!({ "error": error }), reply.as_ref()),
+            Self::Yield | Self::Skip => json!({}),
+            Self::Lost => json!({ "card": WaitId::new() }),
+            Self::Suspend { wait } => wait.body(),
+            Self::Spawn {
+                wait,
+                children,
+                depth,
+            } => {
+                let mut body = wait.body();
+                body["children"] = json!(children);
+                body["depth"] = json!(depth);
+                body
+            }
+            Self::Fail { error, reply } => with_reply(
+                json!({ "error": error, "card": WaitId::new() }),
+                reply.as_ref(),
+            ),
+            Self::GiveUp { error, reply } => with_reply(json!({ "error": error }), reply.as_ref()),
+            Self::Journaled { entries, then } => {
+                let mut body = then.body();
+                body["journal"] = json!(entries);
+                body
+            }
         }
+    }
+}
+
+impl NewWait {
+    fn body(&self) -> Value {
+        json!({
+            "id": self.id, "kind": self.kind, "payload": self.payload, "deadline_ms": self.deadline.map(millis),
+        })
     }
 }
 

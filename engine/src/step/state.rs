@@ -57,7 +57,7 @@ impl StateName {
         }
     }
 
-    /// Nothing comes after it in this release.
+    /// It has ended; only the person can bring it back.
     pub fn is_final(self) -> bool {
         matches!(
             self,
@@ -83,10 +83,13 @@ pub enum StepState {
     /// Ended well.
     Succeeded,
     /// Ended badly.
-    Failed,
-    /// What it needs did not come.
-    Skipped,
-    /// Its plan was cancelled.
+    Failed(Runs),
+    /// What it needs did not come, or the person goes on without it.
+    Skipped {
+        /// Edges that were not met then.
+        waiting_for: u32,
+    },
+    /// It or its plan was cancelled.
     Cancelled,
 }
 
@@ -99,8 +102,32 @@ pub struct Runs {
     pub failures: u16,
     /// Bound of `failures`.
     pub max_failures: u16,
-    /// The plan is being cancelled.
+    /// Whether passing trouble is still borne.
+    pub patience: Patience,
+    /// What its plan does when it fails for good.
+    pub asks: Asks,
+    /// Whether it is being cancelled.
     pub cancelling: Cancelling,
+}
+
+/// Whether passing trouble is still borne.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Patience {
+    /// The step is tried again.
+    #[default]
+    Left,
+    /// It has kept the step from getting on for too long.
+    Gone,
+}
+
+/// Whether the person is asked when a step fails for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Asks {
+    /// It fails.
+    #[default]
+    No,
+    /// It is suspended until the person has decided.
+    Yes,
 }
 
 /// Whether the plan of a step is being cancelled.
@@ -126,34 +153,49 @@ pub enum StepEvent {
     Succeed,
     /// It failed and may be tried again.
     Retry,
+    /// Passing trouble outside; it is tried again.
+    Defer,
     /// The worker gave it back (shutdown).
     Yield,
     /// It waits for something.
     Suspend,
     /// It failed for good.
     Fail,
+    /// It failed for good, and the person has decided so.
+    GiveUp,
+    /// The person goes on without it.
+    Skip,
     /// Its lease expired.
     Lose,
     /// What it waited for came, or the deadline passed.
     Wake,
-    /// The plan was cancelled.
+    /// It or its plan was cancelled.
     Cancel,
+    /// The person wants it to run again.
+    Revive,
+    /// Something that it needs runs again.
+    NeedRevived,
 }
 
 impl StepEvent {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::NeedMet,
         Self::NeedMissed,
         Self::Claim,
         Self::Succeed,
         Self::Retry,
+        Self::Defer,
         Self::Yield,
         Self::Suspend,
         Self::Fail,
+        Self::GiveUp,
+        Self::Skip,
         Self::Lose,
         Self::Wake,
         Self::Cancel,
+        Self::Revive,
+        Self::NeedRevived,
     ];
 }
 
@@ -176,16 +218,35 @@ impl StepState {
             (Self::Blocked { waiting_for }, E::NeedMet) => Self::Blocked {
                 waiting_for: waiting_for - 1,
             },
-            (Self::Blocked { .. }, E::NeedMissed) => Self::Skipped,
+            (Self::Blocked { waiting_for }, E::NeedMissed) => Self::Skipped { waiting_for },
             (Self::Ready(runs), E::Claim) => Self::Running(Runs {
                 token: runs.token + 1,
                 ..runs
             }),
             (
                 Self::Running(runs),
-                finish @ (E::Succeed | E::Retry | E::Yield | E::Suspend | E::Fail | E::Lose),
+                finish @ (E::Succeed
+                | E::Retry
+                | E::Defer
+                | E::Yield
+                | E::Suspend
+                | E::Fail
+                | E::GiveUp
+                | E::Skip
+                | E::Lose),
             ) => runs.finished_with(finish),
-            (Self::Suspended(runs), E::Wake) => Self::Ready(runs),
+            (Self::Failed(runs), E::Revive) => Self::Ready(Runs {
+                failures: 0,
+                patience: Patience::Left,
+                ..runs
+            }),
+            (Self::Skipped { waiting_for }, E::NeedRevived) if waiting_for > 0 => {
+                Self::Blocked { waiting_for }
+            }
+            (Self::Suspended(runs), E::Wake) => Self::Ready(Runs {
+                patience: Patience::Left,
+                ..runs
+            }),
             (Self::Blocked { .. } | Self::Ready(_) | Self::Suspended(_), E::Cancel) => {
                 Self::Cancelled
             }
@@ -210,8 +271,8 @@ impl StepState {
             Self::Running(_) => StateName::Running,
             Self::Suspended(_) => StateName::Suspended,
             Self::Succeeded => StateName::Succeeded,
-            Self::Failed => StateName::Failed,
-            Self::Skipped => StateName::Skipped,
+            Self::Failed(_) => StateName::Failed,
+            Self::Skipped { .. } => StateName::Skipped,
             Self::Cancelled => StateName::Cancelled,
         }
     }
@@ -230,19 +291,38 @@ impl Runs {
         if self.cancelling == Cancelling::Yes {
             return StepState::Cancelled;
         }
+        let failed_once_more = Self {
+            failures: self.failures + 1,
+            ..self
+        };
+        // A run that came to an end of its own got on, whatever kept it before.
+        let got_on = |runs: Self| Self {
+            patience: Patience::Left,
+            ..runs
+        };
         match finish {
             StepEvent::Succeed => StepState::Succeeded,
-            StepEvent::Fail => StepState::Failed,
-            StepEvent::Suspend => StepState::Suspended(self),
-            StepEvent::Retry | StepEvent::Lose if self.failures + 1 >= self.max_failures => {
-                StepState::Failed
+            StepEvent::Skip => StepState::Skipped { waiting_for: 0 },
+            StepEvent::Suspend => StepState::Suspended(got_on(self)),
+            StepEvent::Fail => got_on(failed_once_more).failed_for_good(),
+            StepEvent::GiveUp => StepState::Failed(got_on(failed_once_more)),
+            StepEvent::Retry | StepEvent::Lose
+                if failed_once_more.failures >= self.max_failures =>
+            {
+                failed_once_more.failed_for_good()
             }
-            StepEvent::Retry | StepEvent::Lose => StepState::Ready(Self {
-                failures: self.failures + 1,
-                ..self
-            }),
-            // Yield; the other events are no finishes and do not come here.
+            StepEvent::Retry | StepEvent::Lose => StepState::Ready(failed_once_more),
+            StepEvent::Defer if self.patience == Patience::Gone => self.failed_for_good(),
+            // Defer and yield; the other events are no finishes and do not come here.
             _ => StepState::Ready(self),
+        }
+    }
+
+    /// The person decides before anything is given up, where the plan says so.
+    fn failed_for_good(self) -> StepState {
+        match self.asks {
+            Asks::Yes => StepState::Suspended(self),
+            Asks::No => StepState::Failed(self),
         }
     }
 }

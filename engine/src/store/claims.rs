@@ -18,15 +18,15 @@ use std::{
 use futures::Stream;
 use sqlx::{Postgres, pool::PoolConnection};
 use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, sleep},
+    sync::{broadcast::error::RecvError, mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
     event::hints::Hint,
-    id::{PlanId, StepId, UserId, WorkerId},
+    id::{StepId, UserId, WorkerId},
     step::{
         ClaimedStep, Outcome, StepError,
         claimed::{Claim, Finished},
@@ -38,6 +38,13 @@ use crate::{
 const TICK: Duration = Duration::from_secs(1);
 /// Backoff of a loop whose database does not answer.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// How long a finish and claim may take before its connection is given up: longer than any statement may run
+/// (`PoolLimits::statement`), so only a connection that is dead at the other end comes to this.
+const TURN_LIMIT: Duration = Duration::from_secs(35);
+/// How often leases are looked at for a cancel that no hint told of: a cancel reaches a model call within a second.
+const WATCH: Duration = Duration::from_millis(700);
+/// How often the loop reports that it is there.
+const REPORT: Duration = Duration::from_secs(5);
 /// A step that took its worker's thread down with a panic is tried again after this.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
@@ -70,13 +77,20 @@ pub fn claims(
 ) -> impl Stream<Item = ClaimedStep> + Send + 'static {
     let (sender, receiver) = mpsc::channel(std::cmp::max(options.places, 1));
     let held = Arc::new(Held::default());
-    spawn_renewal(store.clone(), Arc::clone(&held), sender.downgrade());
+    let worker = WorkerId::new();
+    spawn_renewal(Renewal {
+        store: store.clone(),
+        held: Arc::clone(&held),
+        alive: sender.downgrade(),
+        worker,
+        places: options.places,
+    });
     tokio::spawn(watch_cancels(
         store.clone(),
         Arc::clone(&held),
         sender.downgrade(),
     ));
-    tokio::spawn(Pump::new(store, options, held, sender).run());
+    tokio::spawn(Pump::new(store, options, worker, held, sender).run());
     futures::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|step| (step, receiver))
     })
@@ -100,6 +114,7 @@ impl Pump {
     fn new(
         store: Store,
         options: ClaimOptions,
+        worker: WorkerId,
         held: Arc<Held>,
         steps: mpsc::Sender<ClaimedStep>,
     ) -> Self {
@@ -110,7 +125,7 @@ impl Pump {
         Self {
             store,
             options,
-            worker: WorkerId::new(),
+            worker,
             held,
             steps,
             back,
@@ -127,6 +142,8 @@ impl Pump {
         loop {
             let draining = self.options.drain.is_cancelled();
             if draining && self.in_flight == 0 {
+                // One that is not forgotten shows as gone soon enough.
+                let _ = self.store.sign_off(self.worker).await;
                 return;
             }
             self.sleep_until_something(&mut done, maybe_more && !draining)
@@ -210,12 +227,22 @@ impl Pump {
             Some(connection) => connection,
             None => self.store.connection().await?,
         };
-        let turn = self
-            .store
-            .turn_on(&mut connection, finishes, self.worker, limit)
-            .await?;
-        self.connection = Some(connection);
-        Ok(turn)
+        let turn = timeout(
+            TURN_LIMIT,
+            self.store
+                .turn_on(&mut connection, finishes, self.worker, limit),
+        )
+        .await;
+        if let Ok(Ok(turn)) = turn {
+            self.connection = Some(connection);
+            return Ok(turn);
+        }
+        // Whatever became of it, nobody shall get this connection again.
+        drop(connection.detach());
+        turn.unwrap_or_else(|_| {
+            let silent = std::io::Error::from(std::io::ErrorKind::TimedOut);
+            Err(crate::StoreError::Unavailable(silent.into()))
+        })
     }
 
     /// A batch that the database refuses holds one outcome that it refuses: commit the others.
@@ -223,11 +250,7 @@ impl Pump {
         error!(error = %chain(why), batch = finishes.len(), "a batch was refused; its outcomes go one by one");
         let mut turn = Turn::default();
         for finish in finishes {
-            match self
-                .store
-                .turn(std::slice::from_ref(finish), self.worker, 0)
-                .await
-            {
+            match self.alone(finish).await {
                 Ok(mut more) => turn.fenced.append(&mut more.fenced),
                 Err(error) => {
                     error!(step.id = %finish.step, error = %chain(&error), "an outcome was refused");
@@ -242,17 +265,32 @@ impl Pump {
                         outcome: &refused,
                         ..*finish
                     };
-                    if let Err(error) = self
-                        .store
-                        .turn(std::slice::from_ref(&instead), self.worker, 0)
-                        .await
-                    {
+                    if let Err(error) = self.alone(&instead).await {
                         error!(step.id = %finish.step, error = %chain(&error), "its lease will expire");
                     }
                 }
             }
         }
         turn
+    }
+
+    /// One outcome by itself, until the database has taken or refused it.
+    async fn alone(&self, finish: &Finish<'_>) -> Result<Turn, crate::StoreError> {
+        let mut wait = BACKOFF.0;
+        loop {
+            match self
+                .store
+                .turn(std::slice::from_ref(finish), self.worker, 0)
+                .await
+            {
+                Err(error) if error.is_passing() => {
+                    warn!(%error, waiting = ?wait, "an outcome was not stored; trying again");
+                }
+                stored => return stored,
+            }
+            sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
+            wait = std::cmp::min(wait * 2, BACKOFF.1);
+        }
     }
 
     /// After a lost reply: leases that the rows say are ours and that we know nothing of were granted by it. Give them back.
@@ -370,16 +408,6 @@ impl Held {
         }
     }
 
-    fn cancel_plan(&self, plan: PlanId) {
-        for lease in self
-            .lock()
-            .values()
-            .filter(|lease| lease.claim.plan == plan)
-        {
-            lease.claim.cancelled.cancel();
-        }
-    }
-
     /// Takes in what a renewal said: extends those still held, tells the others.
     fn renewed(
         &self,
@@ -388,21 +416,27 @@ impl Held {
         started: Instant,
         lease: Duration,
     ) {
-        let mut held = self.lock();
+        for known in self.lock().values_mut() {
+            if kept.contains_key(&(known.claim.id, known.claim.token)) {
+                known.trusted_until = started + trusted(lease);
+            }
+        }
+        self.heard(asked, kept);
+    }
+
+    /// Tells those that are to stop: cancelled, or not theirs any more.
+    fn heard(&self, asked: &[(UserId, StepId, i64)], kept: &HashMap<(StepId, i64), bool>) {
+        let held = self.lock();
         for (user, step, token) in asked {
             let Some(known) = held
-                .get_mut(&(*user, *step))
+                .get(&(*user, *step))
                 .filter(|known| known.claim.token == *token)
             else {
                 continue;
             };
             match kept.get(&(*step, *token)) {
-                Some(cancelling) => {
-                    known.trusted_until = started + trusted(lease);
-                    if *cancelling {
-                        known.claim.cancelled.cancel();
-                    }
-                }
+                Some(true) => known.claim.cancelled.cancel(),
+                Some(false) => {}
                 None => known.claim.lost.cancel(),
             }
         }
@@ -427,7 +461,16 @@ fn trusted(lease: Duration) -> Duration {
     lease.mul_f64(0.9)
 }
 
-fn spawn_renewal(store: Store, held: Arc<Held>, alive: mpsc::WeakSender<ClaimedStep>) {
+/// What the renewal thread works with.
+struct Renewal {
+    store: Store,
+    held: Arc<Held>,
+    alive: mpsc::WeakSender<ClaimedStep>,
+    worker: WorkerId,
+    places: usize,
+}
+
+fn spawn_renewal(renewal: Renewal) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -440,7 +483,7 @@ fn spawn_renewal(store: Store, held: Arc<Held>, alive: mpsc::WeakSender<ClaimedS
     let spawned = std::thread::Builder::new()
         .name("lease-renewal".to_owned())
         .spawn(move || {
-            runtime.block_on(renew_for_ever(store, held, alive));
+            runtime.block_on(renewal.run());
             runtime.shutdown_background();
         });
     if let Err(error) = spawned {
@@ -448,47 +491,80 @@ fn spawn_renewal(store: Store, held: Arc<Held>, alive: mpsc::WeakSender<ClaimedS
     }
 }
 
-async fn renew_for_ever(store: Store, held: Arc<Held>, alive: mpsc::WeakSender<ClaimedStep>) {
-    // A connection opened on this thread's runtime must not end up in the pool of another.
-    let store = store.on_this_runtime();
-    let lease = store.lease();
-    let mut next = Instant::now() + lease / 3;
-    while alive.upgrade().is_some() {
-        sleep(std::cmp::min(lease / 30, Duration::from_millis(500))).await;
-        held.fence_stale();
-        if Instant::now() < next {
-            continue;
+impl Renewal {
+    async fn run(mut self) {
+        // A connection opened on this thread's runtime must not end up in the pool of another.
+        self.store = self.store.on_this_runtime();
+        let lease = self.store.lease();
+        let mut next = Instant::now() + lease / 3;
+        let mut report = Instant::now();
+        while self.alive.upgrade().is_some() {
+            sleep(std::cmp::min(lease / 30, Duration::from_millis(500))).await;
+            self.held.fence_stale();
+            if Instant::now() >= next {
+                next = Instant::now() + self.renew(lease).await;
+            }
+            if Instant::now() >= report {
+                report = Instant::now() + REPORT;
+                // People are told of workers that do not report; nothing else comes of it.
+                let said = self.store.report(self.worker, self.places);
+                let _ = timeout(lease / 10, said).await;
+            }
         }
-        next = Instant::now() + lease / 3;
-        let asked = held.all();
+    }
+
+    /// Renews once; how long until the next time. A call that hangs must not keep this thread from fencing.
+    async fn renew(&self, lease: Duration) -> Duration {
+        let asked = self.held.all();
         if asked.is_empty() {
-            continue;
+            return lease / 3;
         }
         let started = Instant::now();
-        match store.renew(&asked).await {
-            Ok(renewed) => {
-                let kept = renewed
-                    .into_iter()
-                    .map(|one| ((one.id, one.token), one.cancelling))
-                    .collect();
-                held.renewed(&asked, &kept, started, lease);
+        match timeout(lease / 5, self.store.renew(&asked)).await {
+            Ok(Ok(renewed)) => {
+                self.held.renewed(&asked, &kept(renewed), started, lease);
+                lease / 3
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 warn!(%error, "leases were not renewed; trying again");
-                next = Instant::now() + lease / 30;
+                lease / 30
+            }
+            Err(_) => {
+                warn!("leases were not renewed in time; trying again");
+                lease / 30
             }
         }
     }
 }
 
+fn kept(renewed: Vec<super::transitions::Renewed>) -> HashMap<(StepId, i64), bool> {
+    renewed
+        .into_iter()
+        .map(|one| ((one.id, one.token), one.cancelling))
+        .collect()
+}
+
+/// Tells running steps of their cancel: by a hint at once, and by a look at the rows when no hint came.
 async fn watch_cancels(store: Store, held: Arc<Held>, alive: mpsc::WeakSender<ClaimedStep>) {
     let mut hints = store.hints().subscribe();
+    let mut look = interval(WATCH);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while alive.upgrade().is_some() {
         tokio::select! {
-            hint = hints.recv() => if let Ok(Hint::Cancel(plan)) = hint {
-                held.cancel_plan(plan);
+            hint = hints.recv() => match hint {
+                Ok(Hint::Cancel(_) | Hint::Resync) | Err(RecvError::Lagged(_)) => {}
+                Ok(_) => continue,
+                Err(RecvError::Closed) => return,
             },
-            () = sleep(Duration::from_secs(1)) => {}
+            _ = look.tick() => {}
+        }
+        let asked = held.all();
+        if asked.is_empty() {
+            continue;
+        }
+        // An error shows in the renewal too, which says so.
+        if let Ok(Ok(watched)) = timeout(WATCH * 3, store.watch(&asked)).await {
+            held.heard(&asked, &kept(watched));
         }
     }
     info!("a claim loop ended");

@@ -5,10 +5,12 @@ use serde_json::Value;
 use crate::{
     agent::{AgentConfig, OrchestratorConfig},
     error::StoreError,
+    fault,
     llm::{Line, Role},
     plan::{PlanMode, graph::When},
     step::{StateName, claimed::Claim},
     store::Store,
+    tool::{Entry, Tool},
 };
 
 /// Lines of history that a prompt may carry.
@@ -29,6 +31,10 @@ pub struct AgentContext {
     pub history: Vec<Line>,
     /// What the needed steps returned.
     pub needs: Vec<NeedResult>,
+    /// What the step has called so far, in order.
+    pub journal: Vec<Entry>,
+    /// Those of the agent's tools that exist.
+    pub tools: Vec<Tool>,
 }
 
 /// What a needed step came to.
@@ -61,6 +67,8 @@ pub struct PlanContext {
     pub team: Vec<TeamMember>,
     /// What the needed steps returned.
     pub needs: Vec<NeedResult>,
+    /// What the step has called so far, in order.
+    pub journal: Vec<Entry>,
 }
 
 /// An agent, as the planner sees it.
@@ -83,11 +91,29 @@ struct ContextRow {
     history: Value,
     needs: Value,
     team: Value,
+    journal: Value,
+    tools: Value,
+    held: bool,
 }
 
-/// The read behind both contexts; `$4` asks for the team and the planner's configuration.
+/// The read behind both contexts; `$4` asks for the team and the planner's configuration. In the same round trip the step's
+/// first model turn becomes an intent in the journal, under the lease's token; an intent of an earlier run is taken over.
 const CONTEXT: &str = "
-  select p.goal, p.mode, a.name as agent,
+  with held as (
+    select l.step_id from leases l where l.user_id = $1 and l.step_id = $2 and l.token = $5 for key share),
+  begun as (
+    insert into effects as e (user_id, step_id, round, ordinal, kind, effect, state, token, request, created_at)
+    select $1, h.step_id, $6, 0, 'model', 'idempotent', 'intent', $5, '{}', coalesce($7, clock_timestamp()) from held h
+    on conflict (step_id, round, ordinal, user_id) do update set token = excluded.token, partial = null where e.state = 'intent')
+  select exists (select 1 from held) as held,
+    coalesce((select jsonb_agg(jsonb_build_object('ordinal', e.ordinal, 'kind', e.kind, 'effect', e.effect, 'state', e.state,
+         'request', e.request, 'result', e.result) order by e.ordinal)
+       from effects e where e.user_id = s.user_id and e.step_id = s.id and e.round = $6), '[]') as journal,
+    coalesce((select jsonb_agg(to_jsonb(t) - 'user_id' order by t.name)
+       from agent_versions v cross join lateral jsonb_array_elements_text(v.config -> 'tools') n(name)
+       join tools t on t.user_id = v.user_id and t.name = n.name
+       where v.user_id = s.user_id and v.agent_id = s.agent_id and v.version = s.agent_version), '[]') as tools,
+    p.goal, p.mode, a.name as agent,
     case when $4 then (select o.config from user_orchestrators o where o.user_id = s.user_id)
          else (select v.config from agent_versions v
                where v.user_id = s.user_id and v.agent_id = s.agent_id and v.version = s.agent_version) end as config,
@@ -124,6 +150,8 @@ impl Store {
             mode: row.mode,
             history: decode("a session's history", row.history)?,
             needs: decode("the results of needed steps", row.needs)?,
+            journal: decode("a step's journal", row.journal)?,
+            tools: decode("an agent's tools", row.tools)?,
         })
     }
 
@@ -139,21 +167,33 @@ impl Store {
             history: decode("a session's history", row.history)?,
             team: decode("a team", row.team)?,
             needs: decode("the results of needed steps", row.needs)?,
+            journal: decode("a step's journal", row.journal)?,
         })
     }
 
-    /// How the wait of a resumed step ended; none: it never waited.
-    pub async fn last_decision(
-        &self,
-        claim: &Claim,
-    ) -> Result<Option<crate::wait::Decision>, StoreError> {
-        Ok(sqlx::query_scalar(
-            "select decision from waits where user_id = $1 and step_id = $2 and decision is not null order by id desc limit 1",
+    /// What the steps that a running step needs came to.
+    pub async fn needs(&self, claim: &Claim) -> Result<Vec<NeedResult>, StoreError> {
+        let needs: Value = sqlx::query_scalar(
+            "select coalesce(jsonb_agg(jsonb_build_object('key', n.key, 'agent', null, 'state', n.state, 'result', n.result,
+               'error', n.error, 'when', e.met_when) order by n.position), '[]')
+             from step_edges e join steps n on n.user_id = e.user_id and n.id = e.needs_step_id
+             where e.user_id = $1 and e.step_id = $2",
         )
         .bind(claim.scope.user())
         .bind(claim.id)
-        .fetch_optional(&self.pool)
-        .await?)
+        .fetch_one(&self.pool)
+        .await?;
+        decode("the results of needed steps", needs)
+    }
+
+    /// Agents by name, for an agent that asks another one.
+    pub async fn agent_named(
+        &self,
+        claim: &Claim,
+        name: &str,
+    ) -> Result<Option<crate::id::AgentId>, StoreError> {
+        let found = self.resolve_agents(claim.scope, &[name.to_owned()]).await?;
+        Ok(found.into_iter().next().flatten())
     }
 
     /// Records progress of a running step in the feed; refused (false) once its lease is gone.
@@ -170,13 +210,23 @@ impl Store {
     }
 
     async fn context(&self, claim: &Claim, planning: bool) -> Result<ContextRow, StoreError> {
-        Ok(sqlx::query_as(CONTEXT)
+        fault::point("context.before");
+        let row: ContextRow = sqlx::query_as(CONTEXT)
             .bind(claim.scope.user())
             .bind(claim.id)
             .bind(HISTORY)
             .bind(planning)
+            .bind(claim.token)
+            .bind(super::journal::round(claim))
+            .bind(self.clock.instant())
             .fetch_one(&self.pool)
-            .await?)
+            .await?;
+        fault::point("context.after");
+        if row.held {
+            Ok(row)
+        } else {
+            Err(StoreError::LeaseLost(claim.id))
+        }
     }
 }
 
@@ -196,9 +246,6 @@ impl From<&NeedResult> for Line {
             .and_then(|result| result.get("text"))
             .and_then(Value::as_str)
             .unwrap_or("(nothing)");
-        Self {
-            role: Role::User,
-            content: format!("[result of {}]\n{text}", need.key),
-        }
+        Self::new(Role::User, format!("[result of {}]\n{text}", need.key))
     }
 }

@@ -9,11 +9,17 @@ mod agents;
 pub mod claims;
 mod context;
 mod events;
+mod explain;
+mod journal;
 pub(crate) mod notify;
 mod plans;
 mod sessions;
+mod steer;
+mod tools;
 mod transitions;
 mod users;
+mod waits;
+mod workers;
 
 use std::time::Duration;
 
@@ -24,26 +30,41 @@ use sqlx::{
 };
 
 pub use context::{AgentContext, NeedResult, PlanContext, TeamMember};
+pub use journal::Child;
 pub use plans::{Accepted, Cancelled, NewMessage, NewPlan};
 pub use sessions::{Message, Session};
+pub use steer::{Held, Retried, Retry};
+pub use tools::NewTool;
 pub use transitions::{Fenced, Turn};
+pub use waits::Approval;
 
 use crate::{clock::Clock, error::StoreError, event::hints::Hints};
 
 /// The transitions, in the order of their dependence.
 pub const TRANSITIONS: &[(&str, &str)] = &[
     ("types", include_str!("sql/types.sql")),
+    ("edge_met", include_str!("sql/edge_met.sql")),
+    ("card", include_str!("sql/card.sql")),
     ("events_append", include_str!("sql/events_append.sql")),
     ("steps_insert", include_str!("sql/steps_insert.sql")),
     ("steps_admit", include_str!("sql/steps_admit.sql")),
+    ("journal_put", include_str!("sql/journal_put.sql")),
+    ("journal_write", include_str!("sql/journal_write.sql")),
+    ("journal_text", include_str!("sql/journal_text.sql")),
     ("steps_settle", include_str!("sql/steps_settle.sql")),
     ("plans_count", include_str!("sql/plans_count.sql")),
+    ("steps_cancel", include_str!("sql/steps_cancel.sql")),
     ("steps_take", include_str!("sql/steps_take.sql")),
     ("step_finish", include_str!("sql/step_finish.sql")),
     ("plan_accept", include_str!("sql/plan_accept.sql")),
     ("plan_cancel", include_str!("sql/plan_cancel.sql")),
+    ("plan_pause", include_str!("sql/plan_pause.sql")),
+    ("plan_resume", include_str!("sql/plan_resume.sql")),
+    ("step_cancel", include_str!("sql/step_cancel.sql")),
+    ("step_retry", include_str!("sql/step_retry.sql")),
     ("waits_close", include_str!("sql/waits_close.sql")),
     ("steps_due", include_str!("sql/steps_due.sql")),
+    ("steps_tell", include_str!("sql/steps_tell.sql")),
     ("agents_admit", include_str!("sql/agents_admit.sql")),
     ("lease_renew", include_str!("sql/lease_renew.sql")),
     ("step_progress", include_str!("sql/step_progress.sql")),
@@ -59,6 +80,31 @@ pub struct Store {
     clock: Clock,
     hints: Hints,
     lease: Duration,
+    limits: RunLimits,
+}
+
+/// How long things may last, by the database's clock, where a step or a plan does not say otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct RunLimits {
+    /// One run of a step (5 min).
+    pub run: Duration,
+    /// All runs of a step, waiting excluded (10 min, the first design's bound).
+    pub step: Duration,
+    /// How long passing trouble may keep a step from getting on (15 min: an outage of ten is survived).
+    pub patience: Duration,
+    /// How long a person has for a decision (300 s, the first design's bound).
+    pub card: Duration,
+}
+
+impl Default for RunLimits {
+    fn default() -> Self {
+        Self {
+            run: Duration::from_mins(5),
+            step: Duration::from_mins(10),
+            patience: Duration::from_mins(15),
+            card: Duration::from_mins(5),
+        }
+    }
 }
 
 /// How many connections a store may open, and how long it waits for one.
@@ -208,7 +254,20 @@ impl Store {
             clock: Clock::Database,
             hints,
             lease,
+            limits: RunLimits::default(),
         }
+    }
+
+    /// The same store with other limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: RunLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How long things may last.
+    pub fn limits(&self) -> RunLimits {
+        self.limits
     }
 
     /// The same store going by another clock (tests).

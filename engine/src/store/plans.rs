@@ -1,12 +1,15 @@
 //! Plans: acceptance, reading, cancelling.
 
+use std::time::Duration;
+
 use crate::{
     error::StoreError,
-    id::{AgentId, MessageId, PlanId, SessionId, StepId},
-    plan::{Class, NewStep, Plan, PlanMode, PlanState, Step},
+    fault,
+    id::{AgentId, MessageId, PlanId, SessionId},
+    plan::{Class, NewStep, OnFailure, Plan, PlanMode, PlanState, Step},
     scope::UserScope,
     step::{StepKind, StepSpec},
-    store::Store,
+    store::{Store, transitions::interval},
 };
 
 /// Messages of one session that may wait for their turn.
@@ -34,6 +37,12 @@ pub struct NewPlan {
     pub goal: String,
     /// The steps, in an order in which each comes after what it needs or not: any order.
     pub steps: Vec<NewStep>,
+    /// What happens when one fails for good.
+    pub on_failure: OnFailure,
+    /// Longest time until its end; then it is stopped.
+    pub timeout: Option<Duration>,
+    /// Priority; `Planned` unless it may wait.
+    pub class: Class,
 }
 
 /// What became of an acceptance.
@@ -72,8 +81,11 @@ pub enum Cancelled {
 /// What a [`Plan`] is read from, for one and for lists.
 macro_rules! plan_columns {
     () => {
-        "select p.id, p.session_id, p.message_id, p.mode, p.goal, p.state, p.queued, p.revision, p.cancel_requested_at,
-                    p.created_at, p.updated_at, p.finished_at, c.counts, c.planning
+        "select p.id, p.session_id, p.message_id, p.mode, p.goal, p.state, p.queued, p.revision, p.on_failure, p.paused_at, p.deadline,
+                    p.cancel_requested_at, p.cancel_reason, p.created_at, p.updated_at, p.finished_at, c.counts, c.planning,
+                    p.state = 'active' and exists (select 1 from steps s join waits w on w.step_id = s.id and w.user_id = s.user_id
+                      where s.user_id = p.user_id and s.plan_id = p.id and s.state = 'suspended' and w.decision is null
+                        and w.kind in ('approval', 'input')) as asking
              from plans p cross join lateral (
                select coalesce(jsonb_object_agg(k.state, k.n), '{}') as counts, coalesce(bool_or(k.planning), false) as planning from (
                  select s.state, count(*) as n, bool_or(s.kind = 'planning' and s.finished_at is null) as planning
@@ -93,20 +105,17 @@ impl Store {
             None => (PlanMode::Orchestrated, StepKind::Planning),
         };
         let first = NewStep {
-            id: StepId::new(),
             key: if message.target.is_some() {
                 "answer".to_owned()
             } else {
                 "planning".to_owned()
             },
-            kind,
             agent_id: message.target,
             spec: StepSpec {
                 answers: message.target.is_some(),
                 ..StepSpec::default()
             },
-            max_failures: None,
-            needs: Vec::new(),
+            ..NewStep::new("", kind)
         };
         let draft = Draft {
             session: Some(message.session),
@@ -115,6 +124,12 @@ impl Store {
             goal: &message.content,
             class: Class::Interactive,
             target: message.target,
+            // A message to one agent is answered, if only by an apology; a team's work is worth a question.
+            on_failure: match message.target {
+                Some(_) => OnFailure::Continue,
+                None => OnFailure::Decide,
+            },
+            timeout: None,
             steps: std::slice::from_ref(&first),
         };
         self.accept(scope, &draft).await
@@ -131,8 +146,10 @@ impl Store {
             message: None,
             mode: PlanMode::Explicit,
             goal: &plan.goal,
-            class: Class::Planned,
+            class: plan.class,
             target: None,
+            on_failure: plan.on_failure,
+            timeout: plan.timeout,
             steps: &plan.steps,
         };
         self.accept(scope, &draft).await
@@ -144,8 +161,9 @@ impl Store {
             what: "new steps",
             source,
         })?;
+        fault::point("accept.before");
         let (verdict, cursor): (String, i64) =
-            sqlx::query_as("select verdict, cursor from pg_temp.plan_accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+            sqlx::query_as("select verdict, cursor from pg_temp.plan_accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)")
                 .bind(scope.user())
                 .bind(plan)
                 .bind(draft.session)
@@ -155,11 +173,14 @@ impl Store {
                 .bind(draft.class as i16)
                 .bind(draft.target)
                 .bind(steps)
+                .bind(draft.on_failure)
+                .bind(draft.timeout.map(interval))
                 .bind(SESSION_QUEUE)
                 .bind(AGENT_QUEUE)
                 .bind(self.clock.instant())
                 .fetch_one(&self.pool)
                 .await?;
+        fault::point("accept.after");
         Ok(match verdict.as_str() {
             "no_session" => Accepted::NoSession,
             "session_full" => Accepted::SessionFull,
@@ -182,14 +203,35 @@ impl Store {
         scope: UserScope,
         plan: PlanId,
     ) -> Result<Cancelled, StoreError> {
+        self.stop_plan(scope, plan, "person").await
+    }
+
+    pub(super) async fn stop_plan(
+        &self,
+        scope: UserScope,
+        plan: PlanId,
+        reason: &'static str,
+    ) -> Result<Cancelled, StoreError> {
+        fault::point("cancel.before");
         let verdict: String =
-            sqlx::query_scalar("select verdict from pg_temp.plan_cancel($1, $2, $3)")
+            sqlx::query_scalar("select verdict from pg_temp.plan_cancel($1, $2, $3, $4)")
                 .bind(scope.user())
                 .bind(plan)
+                .bind(reason)
                 .bind(self.clock.instant())
                 .fetch_one(&self.pool)
                 .await?;
-        let cancelled = match verdict.as_str() {
+        fault::point("cancel.after");
+        Ok(self.told_of_cancel(scope, plan, &verdict))
+    }
+
+    pub(super) fn told_of_cancel(
+        &self,
+        scope: UserScope,
+        plan: PlanId,
+        verdict: &str,
+    ) -> Cancelled {
+        let cancelled = match verdict {
             "cancelled" => Cancelled::Done,
             "cancelling" => Cancelled::Underway,
             "closed" => Cancelled::AlreadyClosed,
@@ -200,7 +242,7 @@ impl Store {
             self.hints.work();
             self.hints.feed(scope.user());
         }
-        Ok(cancelled)
+        cancelled
     }
 
     /// One plan.
@@ -259,7 +301,11 @@ impl Store {
                     coalesce((select jsonb_agg(jsonb_build_object('key', n.key, 'when', e.met_when) order by n.position)
                      from step_edges e join steps n on n.user_id = e.user_id and n.id = e.needs_step_id
                      where e.user_id = s.user_id and e.step_id = s.id), '[]') as needs,
-                    w.id as wait_id, w.deadline as wait_deadline,
+                    s.joins, s.parent_id, s.last_error,
+                    case when s.state = 'running' then (
+                      select e.partial from effects e where e.user_id = s.user_id and e.step_id = s.id and e.round = s.round
+                        and e.partial is not null order by e.ordinal desc limit 1) end as partial,
+                    w.id as wait_id, w.kind as wait_kind, w.payload ->> 'type' as wait_type, w.deadline as wait_deadline,
                     s.result, s.error, s.created_at, s.started_at, s.finished_at
              from steps s
              left join user_agents a on a.user_id = s.user_id and a.id = s.agent_id
@@ -283,7 +329,8 @@ impl Store {
                     coalesce((select jsonb_agg(jsonb_build_object('key', n.key, 'when', e.met_when) order by n.position)
                      from step_edges e join steps n on n.user_id = e.user_id and n.id = e.needs_step_id
                      where e.user_id = s.user_id and e.step_id = s.id), '[]') as needs,
-                    null::uuid as wait_id, null::timestamptz as wait_deadline,
+                    s.joins, s.parent_id, null::jsonb as last_error, null as partial,
+                    null::uuid as wait_id, null::wait_kind as wait_kind, null as wait_type, null::timestamptz as wait_deadline,
                     null::jsonb as result, null::jsonb as error, s.created_at, s.started_at, s.finished_at
              from steps s
              left join user_agents a on a.user_id = s.user_id and a.id = s.agent_id
@@ -305,5 +352,7 @@ struct Draft<'a> {
     goal: &'a str,
     class: Class,
     target: Option<AgentId>,
+    on_failure: OnFailure,
+    timeout: Option<Duration>,
     steps: &'a [NewStep],
 }

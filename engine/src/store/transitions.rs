@@ -6,11 +6,11 @@ use uuid::Uuid;
 
 use crate::{
     error::StoreError,
-    id::{AgentId, PlanId, SessionId, StepId, UserId, WaitId, WorkerId},
+    fault,
+    id::{AgentId, PlanId, SessionId, StepId, UserId, WorkerId},
     scope::UserScope,
     step::{Outcome, StepKind, claimed::Claim},
     store::Store,
-    wait::{Decision, WaitKind},
 };
 
 /// A step to finish: who, under which token, with what.
@@ -72,6 +72,9 @@ struct TurnRow {
     token: i64,
     attempt: Option<i16>,
     cancelling: Option<bool>,
+    round: Option<i16>,
+    depth: Option<i16>,
+    woken: Option<Value>,
 }
 
 impl Store {
@@ -107,8 +110,9 @@ impl Store {
             .iter()
             .map(|finish| finish.outcome.body())
             .collect();
+        fault::point("turn.before");
         let rows: Vec<TurnRow> = sqlx::query_as(
-            "select * from pg_temp.step_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            "select * from pg_temp.step_finish($1, $2, $3, $4, $5, $6, $7, $8, row($9, $10, $11, $12, $13)::pg_temp.limits, $14)",
         )
         .bind(users)
         .bind(plans)
@@ -118,10 +122,15 @@ impl Store {
         .bind(bodies)
         .bind(worker)
         .bind(i32::try_from(limit).unwrap_or(i32::MAX))
-        .bind(self.lease_interval())
+        .bind(interval(self.lease))
+        .bind(interval(self.limits.run))
+        .bind(interval(self.limits.step))
+        .bind(interval(self.limits.patience))
+        .bind(interval(self.limits.card))
         .bind(self.clock.instant())
         .fetch_all(connection)
         .await?;
+        fault::point("turn.after");
         let mut turn = Turn::default();
         for row in rows {
             if row.verdict == "claimed" {
@@ -151,6 +160,22 @@ impl Store {
 
     /// Extends leases; those missing from the answer are lost.
     pub async fn renew(&self, held: &[(UserId, StepId, i64)]) -> Result<Vec<Renewed>, StoreError> {
+        fault::point("renew.before");
+        let renewed = self.look(held, Some(interval(self.lease))).await;
+        fault::point("renew.after");
+        renewed
+    }
+
+    /// Which leases are still held, and which steps want to be cancelled; extends nothing.
+    pub async fn watch(&self, held: &[(UserId, StepId, i64)]) -> Result<Vec<Renewed>, StoreError> {
+        self.look(held, None).await
+    }
+
+    async fn look(
+        &self,
+        held: &[(UserId, StepId, i64)],
+        lease: Option<PgInterval>,
+    ) -> Result<Vec<Renewed>, StoreError> {
         let renewed = sqlx::query_as(
             "select id, token, cancelling from pg_temp.lease_renew($1, $2, $3, $4, $5)",
         )
@@ -169,7 +194,7 @@ impl Store {
                 .map(|(_, _, token)| *token)
                 .collect::<Vec<i64>>(),
         )
-        .bind(self.lease_interval())
+        .bind(lease)
         .bind(self.clock.instant())
         .fetch_all(&self.pool)
         .await?;
@@ -205,6 +230,7 @@ impl Store {
         if expired.is_empty() {
             return Ok(0);
         }
+        fault::point("reap.before");
         let lost = Outcome::Lost;
         let finishes: Vec<Finish<'_>> = expired
             .iter()
@@ -217,17 +243,20 @@ impl Store {
             })
             .collect();
         let turn = self.turn(&finishes, WorkerId(Uuid::nil()), 0).await?;
+        fault::point("reap.after");
         self.tell(expired.iter().map(|(user, ..)| *user));
         Ok(expired.len() - turn.fenced.len())
     }
 
     /// Lets in the steps whose backoff has passed; returns how many.
     pub async fn admit_due(&self, limit: i32) -> Result<usize, StoreError> {
+        fault::point("due.before");
         let due: i32 = sqlx::query_scalar("select pg_temp.steps_due($1, $2)")
             .bind(limit)
             .bind(self.clock.instant())
             .fetch_one(&self.pool)
             .await?;
+        fault::point("due.after");
         if due > 0 {
             self.hints.work();
         }
@@ -246,91 +275,46 @@ impl Store {
         Ok(usize::try_from(admitted).unwrap_or(0))
     }
 
-    /// Ends the waits whose deadline has passed: timers ring, everything else timed out. Returns how many.
-    pub async fn expire_waits(&self, limit: i64) -> Result<usize, StoreError> {
-        let due: Vec<(UserId, WaitId, WaitKind)> = sqlx::query_as(
-            "select user_id, id, kind from waits
-             where decision is null and deadline <= coalesce($1, clock_timestamp()) order by deadline limit $2",
-        )
-        .bind(self.clock.instant())
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await?;
-        if due.is_empty() {
-            return Ok(0);
-        }
-        let decisions = due.iter().map(|(_, _, kind)| kind.at_deadline()).collect();
-        self.close_waits(
-            due.iter().map(|(user, wait, _)| (*user, *wait)).collect(),
-            decisions,
-            vec![Value::Null; due.len()],
-            true,
-        )
-        .await
-    }
-
-    /// Decides a wait and wakes its step; `false`: it is decided, past its deadline, or not there.
-    pub async fn resolve_wait(
-        &self,
-        scope: UserScope,
-        wait: WaitId,
-        decision: Decision,
-        answer: Value,
-    ) -> Result<bool, StoreError> {
-        let closed = self
-            .close_waits(
-                vec![(scope.user(), wait)],
-                vec![decision],
-                vec![answer],
-                false,
-            )
-            .await?;
-        Ok(closed == 1)
-    }
-
-    async fn close_waits(
-        &self,
-        waits: Vec<(UserId, WaitId)>,
-        decisions: Vec<Decision>,
-        answers: Vec<Value>,
-        expire: bool,
-    ) -> Result<usize, StoreError> {
-        let closed: Vec<(UserId, WaitId)> = sqlx::query_as(
-            "select user_id, id from pg_temp.waits_close($1, $2, $3::wait_decision[], $4, $5, $6)",
-        )
-        .bind(waits.iter().map(|(user, _)| user.0).collect::<Vec<Uuid>>())
-        .bind(waits.iter().map(|(_, wait)| wait.0).collect::<Vec<Uuid>>())
-        .bind(
-            decisions
-                .iter()
-                .map(|decision| decision.as_str())
-                .collect::<Vec<&str>>(),
-        )
-        .bind(answers)
-        .bind(expire)
-        .bind(self.clock.instant())
-        .fetch_all(&self.pool)
-        .await?;
-        if !closed.is_empty() {
-            self.hints.work();
-            self.tell(closed.iter().map(|(user, _)| *user));
-        }
-        Ok(closed.len())
-    }
-
     pub(super) fn tell(&self, users: impl IntoIterator<Item = UserId>) {
         for user in users {
             self.hints.feed(user);
         }
     }
 
-    fn lease_interval(&self) -> PgInterval {
-        // A lease is seconds to minutes; an interval holds 292,000 years.
-        PgInterval {
-            months: 0,
-            days: 0,
-            microseconds: i64::try_from(self.lease.as_micros()).unwrap_or(i64::MAX),
+    /// Stops the plans whose time is up. Returns how many.
+    pub async fn stop_overdue_plans(&self, limit: i64) -> Result<usize, StoreError> {
+        let overdue: Vec<(UserId, PlanId)> = sqlx::query_as(
+            "select user_id, id from plans where deadline <= coalesce($1, clock_timestamp()) order by deadline limit $2",
+        )
+        .bind(self.clock.instant())
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?;
+        for (user, plan) in &overdue {
+            self.stop_plan(UserScope::vouched(*user), *plan, "timed_out")
+                .await?;
         }
+        Ok(overdue.len())
+    }
+
+    /// Tells people of steps that have been ready for more than five seconds, once each. Returns how many people.
+    pub async fn tell_of_waiting(&self, limit: i32) -> Result<usize, StoreError> {
+        let told: Vec<UserId> = sqlx::query_scalar("select pg_temp.steps_tell($1, $2)")
+            .bind(limit)
+            .bind(self.clock.instant())
+            .fetch_all(&self.pool)
+            .await?;
+        self.tell(told.iter().copied());
+        Ok(told.len())
+    }
+}
+
+/// A length as Postgres has it. Ours are seconds to days; an interval holds 292,000 years.
+pub(super) fn interval(length: std::time::Duration) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(length.as_micros()).unwrap_or(i64::MAX),
     }
 }
 
@@ -362,6 +346,11 @@ impl TurnRow {
             spec: serde_json::from_value(self.spec?).ok(),
             token: self.token,
             attempt: u16::try_from(self.attempt?).unwrap_or(u16::MAX),
+            round: u16::try_from(self.round?).unwrap_or(0),
+            depth: u16::try_from(self.depth?).unwrap_or(0),
+            woken: self
+                .woken
+                .and_then(|woken| serde_json::from_value(woken).ok()),
             lost: tokio_util::sync::CancellationToken::new(),
             cancelled: tokio_util::sync::CancellationToken::new(),
         };

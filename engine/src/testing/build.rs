@@ -2,7 +2,7 @@
 
 use crate::{
     id::{AgentId, SessionId, StepId},
-    plan::{NewNeed, NewStep, graph::When},
+    plan::{Class, NewNeed, NewStep, OnFailure, graph::When},
     step::{StepKind, StepSpec},
     store::NewPlan,
 };
@@ -38,14 +38,11 @@ pub fn explicit(shape: Shape, agents: &[AgentId], session: Option<SessionId>) ->
         .enumerate()
         .map(|(n, needs)| NewStep {
             id: ids[n],
-            key: format!("s{n}"),
-            kind: StepKind::Agent,
             agent_id: (!agents.is_empty()).then(|| agents[n % agents.len()]),
             spec: StepSpec {
                 prompt: Some(format!("step {n}")),
                 ..StepSpec::default()
             },
-            max_failures: None,
             needs: needs
                 .into_iter()
                 .map(|need| NewNeed {
@@ -53,11 +50,15 @@ pub fn explicit(shape: Shape, agents: &[AgentId], session: Option<SessionId>) ->
                     when: When::Success,
                 })
                 .collect(),
+            ..NewStep::new(format!("s{n}"), StepKind::Agent)
         })
         .collect();
     NewPlan {
         session,
         goal: format!("{shape:?}"),
         steps,
+        on_failure: OnFailure::Continue,
+        timeout: None,
+        class: Class::Planned,
     }
 }

@@ -33,8 +33,13 @@ fn operations() -> Vec<(Method, String)> {
 fn body(method: &Method, path: &str) -> Option<Value> {
     match (method.as_str(), path) {
         ("PUT", "/my/agents/{id}/") => Some(json!({"name": "other"})),
-        ("PATCH", "/my/agents/{id}/" | "/my/chat/sessions/{sid}/") => Some(json!({})),
+        ("PATCH", "/my/agents/{id}/" | "/my/chat/sessions/{sid}/")
+        | ("POST", "/my/plans/{id}/steps/{sid}/retry/") => Some(json!({})),
         ("POST", "/my/chat/{sid}/message/") => Some(json!({"content": "hello"})),
+        ("PUT", "/my/tools/{name}/") => {
+            Some(json!({"executor": {"kind": "http", "url": "https://example.com/"}}))
+        }
+        ("POST", "/my/approvals/{id}/confirm/") => Some(json!({"choice": "retry"})),
         _ => None,
     }
 }
@@ -66,9 +71,12 @@ async fn every_route_of_a_person_asks_for_a_token_first() {
     let (mine, open): (Vec<_>, Vec<_>) = operations()
         .into_iter()
         .partition(|(_, path)| path.starts_with("/my/"));
-    assert!(mine.len() >= 23, "{}", mine.len());
+    assert!(mine.len() >= 36, "{}", mine.len());
     for (method, path) in mine {
-        let path = path.replace("{id}", "x").replace("{sid}", "x");
+        let path = path
+            .replace("{id}", "x")
+            .replace("{sid}", "x")
+            .replace("{name}", "x");
         for path in [path.as_str(), path.trim_end_matches('/')] {
             let refused = answer(api.open(method.clone(), path)).await;
             assert_eq!(
@@ -102,13 +110,21 @@ async fn anothers_thing_and_no_thing_are_the_same_byte_for_byte() {
     let agent = api.agent("eve", "spy").await;
     let session = api.session("eve").await;
     let plan = api.plan("eve", Some(&session), "spy").await;
+    let tool =
+        json!({"name": "spying", "executor": {"kind": "http", "url": "https://example.com/"}});
+    api.post("eve", "/my/tools/", tool).await.ok();
+    let card = api.card("eve").await;
     let nothing = "01890000-0000-7000-8000-000000000000";
     let mut asked = 0;
     for (method, template) in operations() {
-        let theirs = if template.contains("/agents/") {
+        let theirs: &str = if template.contains("/agents/") {
             &agent
         } else if template.contains("/plans/") {
             &plan
+        } else if template.contains("/approvals/") {
+            &card
+        } else if template.contains("/tools/") {
+            "spying"
         } else {
             &session
         };
@@ -117,14 +133,17 @@ async fn anothers_thing_and_no_thing_are_the_same_byte_for_byte() {
         }
         let mut answers = Vec::new();
         for id in [
-            theirs.as_str(),
+            theirs,
             nothing,
             "not-an-id",
             "%00",
             "%ff",
             &"9".repeat(3000),
         ] {
-            let path = template.replace("{id}", id).replace("{sid}", id);
+            let path = template
+                .replace("{id}", id)
+                .replace("{sid}", id)
+                .replace("{name}", id);
             let request = api.request("ada", method.clone(), &path);
             let answered = answer(match body(&method, &template) {
                 Some(body) => request.json(&body),
@@ -142,7 +161,7 @@ async fn anothers_thing_and_no_thing_are_the_same_byte_for_byte() {
         assert_eq!(answers.len(), 1, "{method} {template}: {answers:#?}");
         asked += 1;
     }
-    assert!(asked >= 14, "{asked}");
+    assert!(asked >= 24, "{asked}");
     // Nothing of the stranger's was touched meanwhile.
     assert_eq!(
         api.get("eve", &format!("/my/agents/{agent}/")).await.ok()["version"],

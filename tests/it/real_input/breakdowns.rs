@@ -220,8 +220,11 @@ async fn a_row_that_cannot_be_read_fails_its_step_and_nothing_else() {
         {"key": "after-all", "agent": "coder", "needs": [{"key": "bad", "when": "done"}, "good"]},
     ]);
     let plan = text(
-        &ada.post("plans/", json!({"goal": "much", "steps": steps}))
-            .await,
+        &ada.post(
+            "plans/",
+            json!({"goal": "much", "steps": steps, "on_failure": "continue"}),
+        )
+        .await,
         "id",
     );
     let spoiled = sqlx::query(

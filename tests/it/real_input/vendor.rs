@@ -16,7 +16,7 @@ use super::{System, place};
 fn retries(events: &[Event]) -> Vec<&Value> {
     events
         .iter()
-        .filter(|event| event.payload["reason"] == "retry")
+        .filter(|event| event.payload["reason"] == "retry" || event.payload["reason"] == "defer")
         .map(|event| &event.payload)
         .collect()
 }
@@ -350,33 +350,29 @@ async fn no_credit_fails_at_once_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_rate_limit_without_end_fails_after_three_attempts() {
-    let system = System::start().await;
+async fn a_rate_limit_without_end_fails_when_it_is_borne_no_longer() {
+    let system = System::start_impatient().await;
     let (seen, step, answer) = in_vain(&system, "openai/rate-always").await;
-    assert_eq!(
-        (&step["attempt"], &step["error"]["code"]),
-        (&json!(3), &json!("model_rate_limited"))
-    );
+    assert_eq!(step["error"]["code"], "model_rate_limited");
     assert!(answer.contains("limits the rate"), "{answer}");
-    assert_eq!(
-        seen.iter()
-            .filter(|event| event.event == "task_started")
-            .count(),
-        3
-    );
-    assert_eq!(system.vendor.calls(), 3);
+    let started = seen
+        .iter()
+        .filter(|event| event.event == "task_started")
+        .count();
+    assert!(started >= 2, "{started}");
+    assert_eq!(step["attempt"], started);
+    assert_eq!(system.vendor.calls(), started);
     system.end().await;
 }
 
 #[tokio::test]
-async fn broken_json_in_a_stream_fails_after_three_attempts() {
-    let system = System::start().await;
+async fn broken_json_in_a_stream_fails_when_it_is_borne_no_longer() {
+    let system = System::start_impatient().await;
     let (seen, step, _) = in_vain(&system, "openai/broken-json").await;
-    assert_eq!(
-        (&step["attempt"], &step["error"]["code"]),
-        (&json!(3), &json!("model_failed"))
-    );
-    for attempt in 1..=3 {
+    assert_eq!(step["error"]["code"], "model_failed");
+    let attempts = step["attempt"].as_u64().unwrap();
+    assert!(attempts >= 2, "{attempts}");
+    for attempt in 1..=attempts {
         assert_eq!(
             streamed(&seen, "answer", attempt),
             "Hello from ",
@@ -394,13 +390,21 @@ async fn a_failed_member_is_named_in_the_summary() {
     ada.agent("writer", "openai/good").await;
     ada.plan_with("openai/plan").await;
     let session = ada.session().await;
-    let answered = ada.ask(&session, "Explain leases", None).await;
-    // The writer needs the coder, so that nothing of substance is done; the person is told all the same.
+    let plan = ada.say(&session, "Explain leases", None).await;
+    let card = ada.card().await;
     assert_eq!(
-        (&answered["state"], &answered["answer"]["content"]),
-        (&json!("failed"), &json!(GOOD)),
-        "{answered}"
+        (
+            &card["type"],
+            &card["step_key"],
+            &card["details"]["error"]["code"]
+        ),
+        (&json!("decision"), &json!("step-0"), &json!("model_budget"))
     );
+    ada.decide(&card, json!({"choice": "accept_partial"})).await;
+    // The writer needs the coder, so that nothing of substance is done; the person is told all the same.
+    eventually("the plan ends", async || ada.state(&plan).await != "active").await;
+    assert_eq!(ada.state(&plan).await, "failed");
+    assert_eq!(ada.answers(&session).await, [GOOD]);
     let asked = prompt(system.vendor.requests().last().unwrap());
     assert!(
         asked.contains("step-0 failed: the model's account has no credit")

@@ -16,6 +16,9 @@ fn class(result: &Result<Turn, LlmError>) -> String {
             stop: Stop::Length, ..
         }) => "length".to_owned(),
         Ok(Turn {
+            stop: Stop::Tools, ..
+        }) => "tools".to_owned(),
+        Ok(Turn {
             stop: Stop::Other(word),
             ..
         }) => format!("other {word}"),
@@ -120,7 +123,8 @@ async fn a_good_answer_is_whole_and_counted() -> anyhow::Result<()> {
         Ok(Turn {
             text: GOOD.to_owned(),
             stop: Stop::End,
-            usage
+            usage,
+            calls: Vec::new(),
         })
     );
     assert_eq!(

@@ -1,5 +1,5 @@
-//! Everything at once on few rows: four claim loops, accepts, cancels, changes of limits, timers, retries, lost sessions. At
-//! the end everything has ended, every invariant holds, and no two transitions ever waited for each other.
+//! Everything at once on few rows: four claim loops, accepts, cancels of plans and steps, holds, decision cards, retries in place,
+//! children, changes of limits, timers, lost sessions. At the end everything has ended, every invariant holds, and no two transitions ever waited for each other.
 
 use std::{
     sync::{
@@ -17,18 +17,19 @@ use engine::{
     Store, StoreError, UserScope,
     agent::AgentConfig,
     event::hints::{Hints, Reach},
-    id::{AgentId, MessageId, PlanId, SessionId, StepId, WaitId},
-    plan::{NewStep, PlanState},
+    id::{AgentId, MessageId, PlanId, SessionId, WaitId},
+    plan::{NewNeed, NewStep, OnFailure, PlanState, graph::When},
     step::{
-        ClaimedStep, Outcome, Reply, StepError, StepKind, StepSpec,
+        ClaimedStep, Outcome, Reply, StateName, StepError, StepKind, StepSpec,
         claimed::Claim,
         outcome::{NewWait, WaitKind},
     },
     store::{
-        self, Accepted, NewMessage, PoolLimits,
+        self, Accepted, NewMessage, NewPlan, PoolLimits, Retry,
         claims::{ClaimOptions, claims},
     },
     testing::{Shape, explicit},
+    wait::Decision,
 };
 use futures::{StreamExt, future::join_all};
 use serde_json::json;
@@ -113,12 +114,15 @@ fn worker(store: &Store, seed: u64, stop: &CancellationToken) -> Vec<JoinHandle<
 async fn work(store: Store, step: ClaimedStep, mut chance: fastrand::Rng) {
     let claim = Arc::clone(&step.claim);
     tokio::time::sleep(Duration::from_micros(chance.u64(0..3000))).await;
-    let waited = store.last_decision(&claim).await.unwrap().is_some();
+    let waited = claim.attempt > 3 || claim.woken.is_some();
     let again = |after| Outcome::Retry {
         after,
         error: StepError::bug("again", "again"),
         last_words: None,
     };
+    if let Some(outcome) = decided(&claim) {
+        return step.finish(outcome);
+    }
     let outcome = match chance.u8(0..100) {
         0..5 => Outcome::Fail {
             error: StepError::bug("broken", "it broke"),
@@ -130,10 +134,115 @@ async fn work(store: Store, step: ClaimedStep, mut chance: fastrand::Rng) {
         20..30 if !waited => Outcome::Suspend {
             wait: timer(chance.u64(0..100)),
         },
+        30..35 if !waited && claim.agent.is_some() && !claim.key.contains('.') => {
+            spawned(&claim, &mut chance)
+        }
         _ if claim.kind == Some(StepKind::Planning) => expanded(&store, &claim, &mut chance).await,
         _ => done(&claim),
     };
     step.finish(outcome);
+}
+
+/// What a card's answer means to the step.
+fn decided(claim: &Claim) -> Option<Outcome> {
+    let woken = claim
+        .woken
+        .as_ref()
+        .filter(|woken| woken.approval() == Some("decision"))?;
+    match woken.choice() {
+        Some("retry") => None,
+        Some("skip") => Some(Outcome::Skip),
+        _ => Some(Outcome::GiveUp {
+            error: StepError::bug("broken", "it broke"),
+            reply: None,
+        }),
+    }
+}
+
+/// Some children, one after another or side by side.
+fn spawned(claim: &Claim, chance: &mut fastrand::Rng) -> Outcome {
+    let mut children: Vec<NewStep> = Vec::new();
+    let in_line = chance.bool();
+    for n in 0..chance.usize(1..4) {
+        let before = children.last().filter(|_| in_line).map(|before| NewNeed {
+            id: before.id,
+            when: When::Done,
+        });
+        children.push(NewStep {
+            agent_id: claim.agent,
+            needs: before.into_iter().collect(),
+            ..NewStep::new(format!("{}.{n}", claim.key), StepKind::Agent)
+        });
+    }
+    let wait = NewWait {
+        id: WaitId::new(),
+        kind: WaitKind::Child,
+        payload: json!({}),
+        deadline: None,
+    };
+    Outcome::Spawn {
+        wait,
+        children,
+        depth: claim.depth,
+    }
+}
+
+/// The person at the inbox: decides whatever is asked, and lets go on whatever is held, until all is over.
+async fn decide(
+    store: Store,
+    people: Arc<Vec<Person>>,
+    mut chance: fastrand::Rng,
+    stop: CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        for person in people.iter() {
+            let asked = taken(store.open_approvals(person.scope, 50).await);
+            for card in asked.into_iter().flatten() {
+                let choice = chance.choice(["retry", "skip", "accept_partial"]);
+                let answer = json!({ "choice": choice });
+                taken(
+                    store
+                        .resolve_wait(person.scope, card.id, Decision::Answered, answer)
+                        .await,
+                );
+            }
+            let held = "select id from plans where user_id = $1 and paused_at is not null and state = 'active'";
+            let held: Vec<PlanId> = sqlx::query_scalar(held)
+                .bind(person.scope.user())
+                .fetch_all(store.pool())
+                .await
+                .unwrap();
+            for plan in held {
+                taken(store.resume_plan(person.scope, plan).await);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Something that a person does to a plan that is under way, or was.
+async fn steer(store: &Store, scope: UserScope, plan: PlanId, chance: &mut fastrand::Rng) {
+    if chance.u8(0..4) == 0 {
+        taken(store.pause_plan(scope, plan).await);
+        return;
+    }
+    let Some(steps) = taken(store.steps(scope, plan, -1, 20).await) else {
+        return;
+    };
+    if steps.is_empty() {
+        return;
+    }
+    let step = &steps[chance.usize(0..steps.len())];
+    match step.state {
+        StateName::Failed => {
+            let how = Retry::default();
+            taken(store.retry_step(scope, plan, step.id, &how).await);
+        }
+        _ if chance.bool() => {
+            taken(store.cancel_step(scope, plan, step.id).await);
+        }
+        _ => {}
+    }
 }
 
 fn timer(millis: u64) -> NewWait {
@@ -167,16 +276,11 @@ async fn expanded(store: &Store, claim: &Claim, chance: &mut fastrand::Rng) -> O
         .map(|agent| agent.id)
         .collect();
     let alone = NewStep {
-        id: StepId::new(),
-        key: "alone".to_owned(),
-        kind: StepKind::Summary,
-        agent_id: None,
         spec: StepSpec {
             answers: true,
             ..StepSpec::default()
         },
-        max_failures: None,
-        needs: Vec::new(),
+        ..NewStep::new("alone", StepKind::Summary)
     };
     let steps = if chance.bool() {
         vec![alone]
@@ -212,6 +316,10 @@ async fn client(
         if chance.u8(0..10) < 3 && !mine.is_empty() {
             let (scope, plan) = mine.swap_remove(chance.usize(0..mine.len()));
             taken(store.cancel_plan(scope, plan).await);
+        }
+        if chance.u8(0..10) < 5 && !mine.is_empty() {
+            let (scope, plan) = mine[chance.usize(0..mine.len())];
+            steer(&store, scope, plan, &mut chance).await;
         }
         if chance.u8(0..10) < 3 {
             let config = AgentConfig {
@@ -264,7 +372,12 @@ async fn accept(store: &Store, person: &Person, chance: &mut fastrand::Rng) -> O
     };
     let mut agents = person.agents.clone();
     chance.shuffle(&mut agents);
-    let plan = |shape| explicit(shape, &agents, Some(session));
+    let on_failure = [OnFailure::Decide, OnFailure::Continue, OnFailure::Abort];
+    let on_failure = on_failure[chance.usize(0..3)];
+    let plan = |shape| NewPlan {
+        on_failure,
+        ..explicit(shape, &agents, Some(session))
+    };
     let accepted = match chance.u8(0..10) {
         0..2 => {
             store
@@ -350,6 +463,12 @@ async fn race(seed: u64, plans: usize, transitions: &'static str) -> (i64, Strin
         .iter()
         .flat_map(|store| worker(store, chance.u64(..), &stop))
         .collect();
+    let decided = tokio::spawn(decide(
+        processes[1].clone(),
+        Arc::clone(&people),
+        chance.fork(),
+        stop.clone(),
+    ));
     let left = Arc::new(AtomicUsize::new(plans));
     let clients = (0..CLIENTS).map(|n| {
         tokio::spawn(client(
@@ -377,6 +496,7 @@ async fn race(seed: u64, plans: usize, transitions: &'static str) -> (i64, Strin
     for worker in join_all(workers).await {
         worker.unwrap();
     }
+    decided.await.unwrap();
     assert_invariants(&store).await;
     assert_feeds(&store, &people).await;
     for closing in processes.iter().chain([&store]) {

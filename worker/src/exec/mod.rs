@@ -1,6 +1,11 @@
 //! The executors: one a kind of step.
 
 mod agent;
+mod calls;
+mod card;
+mod delegate;
+mod journal;
+mod map;
 mod planning;
 mod summary;
 mod timer;
@@ -9,8 +14,7 @@ use std::time::Duration;
 
 use engine::{
     StoreError,
-    event::hints::Delta,
-    llm::{Line, LlmError, Prompt, Turn},
+    llm::{Line, Role, Turn},
     step::{Outcome, StepError, StepKind, claimed::Claim},
 };
 use serde_json::{Value, json};
@@ -31,11 +35,15 @@ pub async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunError> {
         );
         return Err(RunError::Step(error));
     };
+    if let Some(outcome) = card::decided(runner, claim).await? {
+        return Ok(outcome);
+    }
     match claim.kind {
+        Some(StepKind::Map) => map::run(runner, claim, spec).await,
         Some(StepKind::Agent) => agent::run(runner, claim, spec).await,
         Some(StepKind::Planning) => planning::run(runner, claim).await,
         Some(StepKind::Summary) => summary::run(runner, claim).await,
-        Some(StepKind::Timer) => timer::run(runner, claim, spec).await,
+        Some(StepKind::Timer) => Ok(timer::run(claim, spec)),
         None => Err(RunError::Step(StepError::bug(
             "unknown_kind",
             "this worker does not know this kind of step",
@@ -60,31 +68,6 @@ where
     }
 }
 
-/// One model turn whose text goes to the person as it comes.
-async fn streamed_turn(
-    runner: &Runner,
-    claim: &Claim,
-    model: Option<&str>,
-    mut prompt: Prompt,
-) -> Result<Turn, LlmError> {
-    let (llm, name) = runner.model(model)?;
-    prompt.model = name;
-    prompt.attempt = u32::from(claim.attempt);
-    let hints = runner.store.hints().clone();
-    let on_delta = |text: &str| {
-        hints.delta(Delta {
-            user: claim.scope.user(),
-            session: claim.session,
-            plan: claim.plan,
-            step: claim.id,
-            key: claim.key.clone(),
-            attempt: claim.attempt,
-            text: text.to_owned(),
-        });
-    };
-    llm.turn(&prompt, &on_delta).await
-}
-
 /// What a step that asked a model returns.
 fn turn_result(turn: &Turn) -> Value {
     json!({ "text": turn.text, "stop": turn.stop, "usage": turn.usage })
@@ -93,10 +76,7 @@ fn turn_result(turn: &Turn) -> Value {
 /// The conversation before the question, the results that it builds on, and the question.
 fn lines(history: &[Line], needs: &[engine::store::NeedResult], question: &str) -> Vec<Line> {
     let results = needs.iter().map(Line::from);
-    let question = Line {
-        role: engine::llm::Role::User,
-        content: question.to_owned(),
-    };
+    let question = Line::new(Role::User, question);
     history
         .iter()
         .cloned()

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use engine::{
     id::StepId,
-    llm::{AnswerSchema, Line, LlmError, Prompt, Role},
+    llm::{AnswerSchema, Line, Prompt, Role},
     plan::{
         NewNeed, NewStep,
         graph::{Limits, Node, When, check},
@@ -19,7 +19,10 @@ use tokio::time::timeout;
 use tracing::info;
 
 use crate::{
-    exec::patiently,
+    exec::{
+        journal::{Journal, Voice},
+        patiently,
+    },
     run::{RunError, Runner},
 };
 
@@ -48,11 +51,12 @@ struct DraftStep {
 }
 
 pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunError> {
-    let context = patiently(|| runner.store.plan_context(claim)).await?;
+    let mut context = patiently(|| runner.store.plan_context(claim)).await?;
+    let mut journal = Journal::of(runner, claim, std::mem::take(&mut context.journal));
     let (steps, source, why) = if context.team.is_empty() {
         (Vec::new(), "no_team", None)
     } else {
-        match timeout(runner.planning_timeout, planned(runner, claim, &context)).await {
+        match timeout(runner.planning_timeout, planned(&mut journal, &context)).await {
             Ok(Ok(steps)) => (steps, "model", None),
             Ok(Err(why)) => (fallback(&context), "fallback", Some(why)),
             Err(_) => (
@@ -70,45 +74,34 @@ pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunEr
     }
     let steps = with_answer(steps);
     let result = json!({ "source": source, "reason": why, "steps": steps.len() });
-    Ok(Outcome::Expand { result, steps })
+    Ok(journal.with(Outcome::Expand { result, steps }))
 }
 
 /// The model's plan, after at most one repair; otherwise why there is none.
-async fn planned(
-    runner: &Runner,
-    claim: &Claim,
-    context: &PlanContext,
-) -> Result<Vec<NewStep>, String> {
-    let (llm, name) = runner
-        .model(context.config.model.as_deref())
-        .map_err(|error| error.to_string())?;
-    let mut prompt = prompt(context, name);
-    prompt.attempt = u32::from(claim.attempt);
-    let quiet = |_: &str| {};
-    let mut turn = llm
-        .turn(&prompt, &quiet)
+async fn planned(journal: &mut Journal<'_>, context: &PlanContext) -> Result<Vec<NewStep>, String> {
+    let model = context.config.model.as_deref();
+    let mut prompt = prompt(context);
+    let mut turn = journal
+        .turn(0, model, prompt.clone(), Voice::Silent)
         .await
-        .map_err(|error: LlmError| error.to_string())?;
+        .map_err(|error| error.to_string())?;
     let problem = match read(&turn.text, context) {
         Ok(steps) => return Ok(steps),
         Err(problem) => problem,
     };
-    prompt.lines.push(Line {
-        role: Role::Assistant,
-        content: turn.text,
-    });
-    prompt.lines.push(Line {
-        role: Role::User,
-        content: format!("That plan is not valid: {problem}. Answer again with the corrected JSON object and nothing else."),
-    });
-    turn = llm
-        .turn(&prompt, &quiet)
+    prompt.lines.push(Line::new(Role::Assistant, turn.text));
+    prompt.lines.push(Line::new(
+        Role::User,
+        format!("That plan is not valid: {problem}. Answer again with the corrected JSON object and nothing else."),
+    ));
+    turn = journal
+        .turn(1, model, prompt, Voice::Silent)
         .await
         .map_err(|error| error.to_string())?;
     read(&turn.text, context)
 }
 
-fn prompt(context: &PlanContext, model: String) -> Prompt {
+fn prompt(context: &PlanContext) -> Prompt {
     let agents: Vec<Value> = context
         .team
         .iter()
@@ -116,12 +109,8 @@ fn prompt(context: &PlanContext, model: String) -> Prompt {
         .collect();
     let request = json!({ "request": context.goal, "agents": agents });
     let mut lines = context.history.clone();
-    lines.push(Line {
-        role: Role::User,
-        content: request.to_string(),
-    });
+    lines.push(Line::new(Role::User, request.to_string()));
     Prompt {
-        model,
         system: Some(match &context.config.prompt {
             Some(own) => format!("{SYSTEM}\n\n{own}"),
             None => SYSTEM.to_owned(),
@@ -210,14 +199,11 @@ fn new_step(
     };
     Ok(NewStep {
         id: id_of(&step.key)?,
-        key: step.key.clone(),
-        kind: StepKind::Agent,
         agent_id: Some(agent.id),
         spec: StepSpec {
             prompt: step.prompt.clone(),
             ..StepSpec::default()
         },
-        max_failures: None,
         needs: step
             .needs
             .iter()
@@ -228,6 +214,7 @@ fn new_step(
                 })
             })
             .collect::<Result<_, String>>()?,
+        ..NewStep::new(&step.key, StepKind::Agent)
     })
 }
 
@@ -250,13 +237,8 @@ fn fallback(context: &PlanContext) -> Vec<NewStep> {
     };
     let best = context.team.iter().rev().max_by_key(|member| score(member));
     best.map(|agent| NewStep {
-        id: StepId::new(),
-        key: "answer".to_owned(),
-        kind: StepKind::Agent,
         agent_id: Some(agent.id),
-        spec: StepSpec::default(),
-        max_failures: None,
-        needs: Vec::new(),
+        ..NewStep::new("answer", StepKind::Agent)
     })
     .into_iter()
     .collect()
@@ -291,16 +273,12 @@ fn with_answer(mut steps: Vec<NewStep>) -> Vec<NewStep> {
         key.push_str("-1");
     }
     steps.push(NewStep {
-        id: StepId::new(),
-        key,
-        kind: StepKind::Summary,
-        agent_id: None,
         spec: StepSpec {
             answers: true,
             ..StepSpec::default()
         },
-        max_failures: None,
         needs,
+        ..NewStep::new(key, StepKind::Summary)
     });
     steps
 }

@@ -9,7 +9,10 @@ use engine::{
 use serde_json::{Value, json};
 
 use crate::{
-    exec::{lines, patiently, streamed_turn, turn_result},
+    exec::{
+        journal::{Journal, Voice},
+        lines, patiently, turn_result,
+    },
     run::{RunError, Runner},
 };
 
@@ -18,21 +21,25 @@ const SYSTEM: &str = "You lead a team of agents. From the results of their steps
     is missing.";
 
 pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunError> {
-    let context = patiently(|| runner.store.plan_context(claim)).await?;
+    let mut context = patiently(|| runner.store.plan_context(claim)).await?;
+    let mut journal = Journal::of(runner, claim, std::mem::take(&mut context.journal));
     let model = context.config.model.clone();
-    match streamed_turn(runner, claim, model.as_deref(), prompt(&context)).await {
+    let turn = journal
+        .turn(0, model.as_deref(), prompt(&context), Voice::Aloud)
+        .await;
+    match turn {
         Ok(turn) => {
             let reply = Reply {
                 id: MessageId::new(),
                 content: turn.text.clone(),
             };
-            Ok(Outcome::Succeed {
+            Ok(journal.with(Outcome::Succeed {
                 result: turn_result(&turn),
                 reply: Some(reply),
-            })
+            }))
         }
         // The work is done and paid for: without a model the person gets the results as they are.
-        Err(LlmError::Budget(_) | LlmError::Invalid(_) | LlmError::Refused(_)) => {
+        Err(RunError::Llm(LlmError::Budget(_) | LlmError::Invalid(_) | LlmError::Refused(_))) => {
             let plain = plain_answer(&context.needs);
             let reply = Reply {
                 id: MessageId::new(),
@@ -43,7 +50,7 @@ pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunEr
                 reply: Some(reply),
             })
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

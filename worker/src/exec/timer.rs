@@ -13,29 +13,24 @@ use engine::{
 };
 use serde_json::json;
 
-use crate::{
-    exec::patiently,
-    run::{RunError, Runner},
-};
-
-pub(super) async fn run(
-    runner: &Runner,
-    claim: &Claim,
-    spec: &StepSpec,
-) -> Result<Outcome, RunError> {
+pub(super) fn run(claim: &Claim, spec: &StepSpec) -> Outcome {
     let seconds = spec.seconds.unwrap_or(0);
-    if patiently(|| runner.store.last_decision(claim)).await? == Some(Decision::Elapsed) {
-        return Ok(Outcome::Succeed {
+    let rang = claim
+        .woken
+        .as_ref()
+        .is_some_and(|woken| woken.decision == Decision::Elapsed);
+    if rang {
+        return Outcome::Succeed {
             result: json!({ "waited_seconds": seconds }),
             reply: None,
-        });
+        };
     }
-    Ok(Outcome::Suspend {
+    Outcome::Suspend {
         wait: NewWait {
             id: WaitId::new(),
             kind: WaitKind::Timer,
             payload: json!({ "seconds": seconds }),
             deadline: Some(Duration::from_secs(seconds.into())),
         },
-    })
+    }
 }

@@ -19,12 +19,12 @@ use sseer::errors::EventStreamError;
 use sseer::event::Event;
 use tokio::time::timeout;
 
-use engine::llm::{Llm, LlmError, OnDelta, Prompt, Role, Turn};
+use engine::llm::{Line, Llm, LlmError, OfferedTool, OnDelta, Prompt, Role, ToolCall, Turn};
 
 use super::Timeouts;
 use super::capped::{Broken, capped};
 use super::failure::{Report, chain, told};
-use answer::Answer;
+use answer::{Answer, Offered};
 
 /// Where `OpenAI` itself listens.
 pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
@@ -83,7 +83,13 @@ impl OpenAi {
         let response = self.accept(response).await?;
         let first = self.timeouts.first_byte.saturating_sub(asked.elapsed());
         let bytes = capped(response.bytes_stream(), first, self.timeouts.idle);
-        self.listen(EventStream::new(bytes), on_delta).await
+        let offered = if prompt.tools.is_empty() {
+            Offered::Nothing
+        } else {
+            Offered::Tools
+        };
+        self.listen(EventStream::new(bytes), offered, on_delta)
+            .await
     }
 
     async fn send(&self, prompt: &Prompt) -> Result<Response, LlmError> {
@@ -93,6 +99,10 @@ impl OpenAi {
             .json(&self.body(prompt));
         if let Some(key) = &self.key {
             request = request.bearer_auth(key.expose_secret().trim());
+        }
+        if cfg!(feature = "faults") {
+            request = crate::tool::receipt(request, &prompt.call)
+                .header("x-codelab-ordinal", prompt.call.ordinal);
         }
         match timeout(self.timeouts.first_byte, request.send()).await {
             Err(_) => Err(broken(&Broken::Silent(self.timeouts.first_byte))),
@@ -117,16 +127,16 @@ impl OpenAi {
             .system
             .iter()
             .map(|text| json!({"role": "system", "content": text}));
-        let lines = prompt
-            .lines
-            .iter()
-            .map(|line| json!({"role": role(line.role), "content": line.content}));
+        let lines = prompt.lines.iter().map(message);
         let mut body = json!({
             "model": prompt.model,
             "messages": system.chain(lines).collect::<Vec<_>>(),
             "stream": true,
             "stream_options": {"include_usage": true},
         });
+        if !prompt.tools.is_empty() {
+            body["tools"] = prompt.tools.iter().map(offered).collect();
+        }
         if let Some(temperature) = prompt.temperature {
             body["temperature"] = json!(temperature);
         }
@@ -201,12 +211,17 @@ impl OpenAi {
     }
 
     /// Hears the stream to its end.
-    async fn listen<S>(&self, events: S, on_delta: OnDelta<'_>) -> Result<Turn, LlmError>
+    async fn listen<S>(
+        &self,
+        events: S,
+        offered: Offered,
+        on_delta: OnDelta<'_>,
+    ) -> Result<Turn, LlmError>
     where
         S: Stream<Item = Result<Event, EventStreamError<Broken>>>,
     {
         let mut events = pin!(events);
-        let mut answer = Answer::default();
+        let mut answer = Answer::to(offered);
         while let Some(event) = next(&mut events, answer.has_stopped()).await? {
             match event.data.trim() {
                 "" => {}
@@ -290,9 +305,27 @@ fn broken(error: &Broken) -> LlmError {
     }
 }
 
+/// A line as Chat Completions has it.
+fn message(line: &Line) -> Value {
+    let mut message = json!({"role": role(line.role), "content": line.content});
+    if !line.calls.is_empty() {
+        let call = |call: &ToolCall| json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}});
+        message["tool_calls"] = line.calls.iter().map(call).collect();
+    }
+    if let Some(call) = &line.answers_call {
+        message["tool_call_id"] = json!(call);
+    }
+    message
+}
+
+fn offered(tool: &OfferedTool) -> Value {
+    json!({"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": tool.schema}})
+}
+
 fn role(role: Role) -> &'static str {
     match role {
         Role::User => "user",
         Role::Assistant => "assistant",
+        Role::Tool => "tool",
     }
 }

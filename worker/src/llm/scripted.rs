@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use engine::llm::{Llm, LlmError, OnDelta, Prompt, Stop, Turn, Usage};
+use engine::llm::{Llm, LlmError, OnDelta, Prompt, Role, Stop, ToolCall, Turn, Usage};
 
 use super::failure::cut;
 use script::{Act, Class, Failure, Playing};
@@ -43,8 +43,13 @@ impl Llm for Scripted {
 
 async fn play(prompt: &Prompt, on_delta: OnDelta<'_>) -> Result<Turn, LlmError> {
     let last = prompt.lines.last().map_or("", |line| line.content.as_str());
+    let answered = prompt
+        .lines
+        .iter()
+        .filter(|line| line.role == Role::Tool)
+        .count();
     let playing = match &prompt.script {
-        Some(script) => script::read(script, last, prompt.attempt)?,
+        Some(script) => script::read(script, last, prompt.attempt, answered)?,
         None => Playing::default(),
     };
     // Not even a timer's wheel is turned for nothing: this is the model of the benchmarks.
@@ -59,6 +64,7 @@ async fn play(prompt: &Prompt, on_delta: OnDelta<'_>) -> Result<Turn, LlmError> 
             .iter()
             .map(|delta| filled(delta, last))
             .collect::<Result<_, _>>()?,
+        Act::Calls(calls) => return Ok(calling(calls, answered)),
         Act::Fail(failure) => return Err(error(failure)),
         Act::Hang => std::future::pending().await,
         Act::Panic => panic!("the script asked for a panic"),
@@ -73,7 +79,22 @@ async fn play(prompt: &Prompt, on_delta: OnDelta<'_>) -> Result<Turn, LlmError> 
         text,
         stop: Stop::End,
         usage,
+        calls: Vec::new(),
     })
+}
+
+fn calling(calls: Vec<script::Call>, answered: usize) -> Turn {
+    let call = |(place, call): (usize, script::Call)| ToolCall {
+        id: format!("call_{}", answered + place),
+        name: call.name,
+        arguments: call.arguments.to_string(),
+    };
+    Turn {
+        text: String::new(),
+        stop: Stop::Tools,
+        usage: None,
+        calls: calls.into_iter().enumerate().map(call).collect(),
+    }
 }
 
 async fn say(deltas: &[String], pause: Duration, on_delta: OnDelta<'_>) {

@@ -11,12 +11,12 @@ begin
   else
     -- Hop from agent to agent along the waiting index instead of reading each waiting step.
     with recursive hop as (
-      (select r.user_id, r.agent_id from ready_steps r where not r.placed and r.due_at is null
+      (select r.user_id, r.agent_id from ready_steps r where not r.placed and r.due_at is null and not r.paused
        order by r.user_id, r.agent_id limit 1)
       union all
       select n.user_id, n.agent_id from hop h cross join lateral (
         select r.user_id, r.agent_id from ready_steps r
-        where not r.placed and r.due_at is null and (r.user_id, r.agent_id) > (h.user_id, h.agent_id)
+        where not r.placed and r.due_at is null and not r.paused and (r.user_id, r.agent_id) > (h.user_id, h.agent_id)
         order by r.user_id, r.agent_id limit 1) n)
     select array_agg(a.user_id), array_agg(a.id) into v_users, v_agents
     from hop h join user_agents a on a.user_id = h.user_id and a.id = h.agent_id

@@ -4,7 +4,8 @@
 -- steps wait for it. p_message null: an explicit plan, which runs beside them.
 create function pg_temp.plan_accept(
   p_user uuid, p_plan uuid, p_session uuid, p_message uuid, p_mode plan_mode, p_goal text, p_class smallint,
-  p_target uuid, p_steps jsonb, p_queue_limit integer, p_agent_limit integer, p_clock timestamptz)
+  p_target uuid, p_steps jsonb, p_on_failure failure_policy, p_timeout interval, p_queue_limit integer, p_agent_limit integer,
+  p_clock timestamptz)
 returns table (verdict text, cursor bigint) language plpgsql as $$
 declare
   v_now timestamptz := coalesce(p_clock, clock_timestamp());
@@ -23,7 +24,7 @@ begin
   if p_message is not null then
     if p_target is not null and p_agent_limit <= (
       select count(*) from (select 1 from ready_steps r where r.user_id = p_user and r.agent_id = p_target
-                            and not r.placed and r.due_at is null limit p_agent_limit) full_line) then
+                            and not r.placed and r.due_at is null and not r.paused limit p_agent_limit) full_line) then
       verdict := 'agent_full'; return next; return;
     end if;
     if v_active is null then
@@ -36,8 +37,10 @@ begin
     end if;
   end if;
 
-  insert into plans (user_id, id, session_id, message_id, mode, goal, class, queued, open_steps, created_at, updated_at)
-  values (p_user, p_plan, p_session, p_message, p_mode, p_goal, p_class, v_queued, jsonb_array_length(p_steps), v_now, v_now);
+  insert into plans (user_id, id, session_id, message_id, mode, goal, class, queued, open_steps, on_failure, deadline,
+                     created_at, updated_at)
+  values (p_user, p_plan, p_session, p_message, p_mode, p_goal, p_class, v_queued, jsonb_array_length(p_steps), p_on_failure,
+          v_now + p_timeout, v_now, v_now);
   if p_message is not null then
     insert into messages (user_id, id, session_id, role, content, plan_id, agent_id, created_at)
     values (p_user, p_message, p_session, 'user', p_goal, p_plan, p_target, v_now);
@@ -45,7 +48,7 @@ begin
       'message_id', p_message, 'role', 'user') || case when octet_length(p_goal) <= 8192
         then jsonb_build_object('content', p_goal) else jsonb_build_object('content_link', '/my/chat/' || p_session || '/messages/') end)::pg_temp.draft;
   end if;
-  v_ready := pg_temp.steps_insert(p_user, p_plan, p_session, 0, v_queued::integer, p_steps, v_now);
+  v_ready := pg_temp.steps_insert(p_user, p_plan, p_session, null, 0::smallint, 0, v_queued::integer, p_steps, v_now);
   v_drafts := v_drafts || (p_user, p_session, p_plan, null,
     case p_mode when 'direct' then 'direct_agent_call' when 'explicit' then 'task_plan_created' else 'task_progress' end,
     case p_mode when 'direct' then jsonb_build_object('plan_id', p_plan, 'agent_id', p_target, 'queued', v_queued)

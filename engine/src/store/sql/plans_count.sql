@@ -23,6 +23,7 @@ begin
         succeeded_steps = p.succeeded_steps + g.succeeded,
         unsuccessful_steps = p.unsuccessful_steps + g.unsuccessful,
         updated_at = p_now,
+        deadline = case when p.open_steps - g.ended + g.added > 0 then p.deadline end,
         queued = p.queued and p.open_steps - g.ended + g.added > 0,
         finished_at = case when p.open_steps - g.ended + g.added = 0 then p_now end,
         state = case
@@ -32,11 +33,12 @@ begin
           when p.succeeded_steps + g.succeeded > 0 then 'partial'
           else 'failed' end::plan_state
     from given g where p.user_id = g.user_id and p.id = g.id
-    returning p.user_id, p.id, p.session_id, p.mode, p.state, p.succeeded_steps, p.unsuccessful_steps)
+    returning p.user_id, p.id, p.session_id, p.mode, p.state, p.succeeded_steps, p.unsuccessful_steps, p.cancel_reason)
   select array_agg(c.user_id), array_agg(c.id), array_agg(c.session_id),
          array_agg((c.user_id, c.session_id, c.id, null, 'plan_completed', jsonb_build_object(
            'state', c.state, 'mode', c.mode, 'succeeded_steps', c.succeeded_steps,
-           'unsuccessful_steps', c.unsuccessful_steps))::pg_temp.draft)
+           'unsuccessful_steps', c.unsuccessful_steps)
+           || case when c.cancel_reason is null then '{}'::jsonb else jsonb_build_object('reason', c.cancel_reason) end)::pg_temp.draft)
   into v_users, v_closed, v_sessions, drafts
   from counted c where c.state <> 'active';
   if v_users is null then return; end if;

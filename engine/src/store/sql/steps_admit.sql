@@ -5,6 +5,7 @@
 -- user already had (a tenth for interactive work): a user with 10,000 ready steps does not delay another's
 -- first, and whoever has waited longest comes up by itself. The counter is read without a lock: a few
 -- steps off does no harm here. Agents to look at come with the number of places given back (0: only look).
+-- Steps of a plan that the person holds get a ready row and no place.
 create function pg_temp.steps_admit(
   p_users uuid[], p_steps uuid[], p_agent_users uuid[], p_agents uuid[], p_freed integer[], p_now timestamptz,
   out feed_users uuid[], out feed_deltas integer[], out drafts pg_temp.draft[])
@@ -29,7 +30,7 @@ begin
   -- One set with windows instead of joins between sets: those have no index, and with 300 steps at once they cost more than
   -- everything else. Rows of an agent come first in its partition and carry its room.
   with fresh as (
-    select s.user_id, s.id, s.agent_id,
+    select s.user_id, s.id, s.agent_id, p.paused_at is not null as paused,
            p_now + case when s.attempt > 0 then interval '1 second'
                         else (array['0 seconds', '1 second', '5 seconds', '60 seconds']::interval[])[p.class + 1] end
                  + (f.claimable_steps + row_number() over (partition by s.user_id order by r.n) - 1)
@@ -53,13 +54,14 @@ begin
     from agents a
     cross join lateral (
       select r.user_id, r.step_id, r.agent_id, r.rank from ready_steps r
-      where r.user_id = a.user_id and r.agent_id = a.id and not r.placed and r.due_at is null
+      where r.user_id = a.user_id and r.agent_id = a.id and not r.placed and r.due_at is null and not r.paused
       order by r.rank, r.step_id
       limit greatest(a.max_concurrency - a.kept, 0)
       -- A cancel may hold some: it takes the ready rows before the agents, so nobody may wait for those.
       for update skip locked) w),
   candidates as (
-    select f.user_id, f.agent_id, f.id, f.rank, 'fresh' as kind, 0 as before, 0 as kept, 0 as room, 0 as max_concurrency from fresh f
+    select f.user_id, f.agent_id, f.id, f.rank, 'fresh' as kind, 0 as before, 0 as kept, 0 as room, 0 as max_concurrency
+    from fresh f where not f.paused
     union all
     select w.user_id, w.agent_id, w.id, w.rank, 'waiting', 0, 0, 0, 0 from waiting w
     union all
@@ -69,9 +71,11 @@ begin
            row_number() over (partition by c.user_id, c.agent_id order by c.rank nulls first, c.id) - 1 as place
     from candidates c window w as (partition by c.user_id, c.agent_id)),
   inserted as (
-    insert into ready_steps (user_id, step_id, agent_id, rank, placed)
-    select r.user_id, r.id, r.agent_id, r.rank, r.agent_id is null or r.place <= r.agent_room
+    insert into ready_steps (user_id, step_id, agent_id, rank, placed, paused, since)
+    select r.user_id, r.id, r.agent_id, r.rank, r.agent_id is null or r.place <= r.agent_room, false, p_now
     from ranked r where r.kind = 'fresh'
+    union all
+    select f.user_id, f.id, f.agent_id, f.rank, false, true, p_now from fresh f where f.paused
     returning user_id, placed),
   promoted as (
     update ready_steps k set placed = true

@@ -12,7 +12,7 @@ begin
   with due as (
     update ready_steps r set due_at = null, placed = r.agent_id is null
     where r.ctid = any (array(
-      select k.ctid from ready_steps k where k.due_at <= v_now order by k.due_at limit p_limit for update skip locked))
+      select k.ctid from ready_steps k where k.due_at <= v_now and not k.paused order by k.due_at limit p_limit for update skip locked))
     returning r.user_id, r.agent_id),
   free as (select d.user_id, count(*)::integer as n from due d where d.agent_id is null group by 1),
   full_or_not as (select distinct d.user_id, d.agent_id from due d where d.agent_id is not null)

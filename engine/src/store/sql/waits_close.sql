@@ -1,6 +1,7 @@
 -- waits_close: decides open waits and wakes their steps, in one transaction with the event. Each wait comes with the
 -- decision wanted. Expiry (p_expire) needs the deadline to have passed, anything else needs that it has not:
 -- the same clock, read once, decides both, so exactly one of them wins. Returns the waits it decided.
+-- An answer may carry `patch` {prompt?, agent_id?}: the step runs on with another question or agent, in a new round.
 create function pg_temp.waits_close(
   p_users uuid[], p_waits uuid[], p_decisions wait_decision[], p_answers jsonb[], p_expire boolean, p_clock timestamptz)
 returns table (user_id uuid, id uuid) language plpgsql as $$
@@ -23,15 +24,27 @@ begin
     from unnest(p_users, p_waits, p_decisions, p_answers) g(user_id, id, decision, answer)
     where w.user_id = g.user_id and w.id = g.id and w.decision is null
       and case when p_expire then w.deadline <= v_now else w.deadline is null or w.deadline > v_now end
-    returning w.user_id, w.id, w.step_id, w.plan_id, w.session_id, w.kind, w.decision),
+    returning w.user_id, w.id, w.step_id, w.plan_id, w.session_id, w.kind, w.decision, w.answer, w.payload),
   woken as (
-    update steps s set state = 'ready' from closed c
+    update steps s
+    set state = 'ready', woken_by = c.id,
+        failures = case when c.kind = 'approval' and c.payload ->> 'type' = 'decision' then 0 else s.failures end,
+        failing_since = null,
+        ran_ms = case when c.kind = 'approval' and c.payload ->> 'type' = 'decision' then 0 else s.ran_ms end,
+        round = s.round + coalesce(c.answer ? 'patch', false)::integer,
+        agent_version = case when c.kind = 'approval' and c.payload ->> 'type' = 'decision' then null else s.agent_version end,
+        agent_id = coalesce((c.answer -> 'patch' ->> 'agent_id')::uuid, s.agent_id),
+        spec = case when c.answer -> 'patch' ? 'prompt'
+          then s.spec || jsonb_build_object('prompt', c.answer -> 'patch' -> 'prompt') else s.spec end
+    from closed c
     where s.user_id = c.user_id and s.id = c.step_id and s.state = 'suspended'
     returning s.user_id, s.id, s.key)
   select array_agg(c.user_id), array_agg(c.id), array_agg(w.id),
          array_agg((c.user_id, c.session_id, c.plan_id, c.step_id,
-           case when c.kind = 'approval' then 'approval_resolved' else 'task_progress' end,
-           jsonb_build_object('key', w.key, 'wait_id', c.id, 'wait_kind', c.kind, 'decision', c.decision))::pg_temp.draft)
+           case when c.kind in ('approval', 'input') then 'approval_resolved' else 'task_progress' end,
+           jsonb_build_object('key', w.key, 'wait_id', c.id, 'wait_kind', c.kind, 'decision', c.decision)
+           || case when c.kind in ('approval', 'input') then jsonb_build_object(
+                'approval_id', c.id, 'type', c.payload -> 'type', 'choice', c.answer -> 'choice') else '{}'::jsonb end)::pg_temp.draft)
   into v_users, v_ids, v_steps, v_drafts
   from closed c join woken w on w.user_id = c.user_id and w.id = c.step_id;
   if v_users is null then return; end if;

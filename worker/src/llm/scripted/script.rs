@@ -3,6 +3,7 @@
 //! ```json
 //! {"turns": [
 //!   {"until_attempt": 2, "error": {"class": "transient"}},
+//!   {"until_results": 1, "tool_calls": [{"name": "look", "arguments": {"at": "sky"}}]},
 //!   {"match": "weather", "text": "You asked: {{last}}", "delay_ms": 20},
 //!   {"deltas": ["one ", "two"], "delta_delay_ms": 5}
 //! ]}
@@ -38,9 +39,19 @@ pub(super) enum Act {
     Text(String),
     Json(Value),
     Deltas(Vec<String>),
+    Calls(Vec<Call>),
     Fail(Failure),
     Hang,
     Panic,
+}
+
+/// A tool to call.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Call {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) arguments: Value,
 }
 
 /// How a turn fails.
@@ -77,6 +88,7 @@ struct ScriptTurn {
     #[serde(default, deserialize_with = "present")]
     json: Option<Value>,
     deltas: Option<Vec<String>>,
+    tool_calls: Option<Vec<Call>>,
     error: Option<Failure>,
     #[serde(default)]
     hang: bool,
@@ -89,12 +101,18 @@ struct ScriptTurn {
     #[serde(rename = "match")]
     matches: Option<String>,
     until_attempt: Option<u32>,
+    until_results: Option<usize>,
 }
 
 /// Finds the turn that applies to the last line and the attempt.
 ///
 /// [`LlmError::Invalid`] names the field that is unknown or wrong, in any turn of the script.
-pub(super) fn read(script: &Value, last: &str, attempt: u32) -> Result<Playing, LlmError> {
+pub(super) fn read(
+    script: &Value,
+    last: &str,
+    attempt: u32,
+    answered: usize,
+) -> Result<Playing, LlmError> {
     let wrong = |error: serde_json::Error| LlmError::Invalid(format!("script: {error}"));
     let turns = if script.get("turns").is_some() {
         Script::deserialize(script).map_err(wrong)?.turns
@@ -103,21 +121,22 @@ pub(super) fn read(script: &Value, last: &str, attempt: u32) -> Result<Playing, 
     };
     if let Some(index) = turns.iter().position(|turn| turn.acts() > 1) {
         return Err(LlmError::Invalid(format!(
-            "script: turn {index} has more than one of `text`, `json`, `deltas`, `error`, `hang`, `panic`"
+            "script: turn {index} has more than one of `text`, `json`, `deltas`, `tool_calls`, `error`, `hang`, `panic`"
         )));
     }
     let chosen = turns
         .into_iter()
-        .find(|turn| turn.applies(last, std::cmp::max(1, attempt)));
+        .find(|turn| turn.applies(last, std::cmp::max(1, attempt), answered));
     Ok(chosen.map(ScriptTurn::into_playing).unwrap_or_default())
 }
 
 impl ScriptTurn {
-    fn applies(&self, last: &str, attempt: u32) -> bool {
+    fn applies(&self, last: &str, attempt: u32, answered: usize) -> bool {
         self.matches
             .as_deref()
             .is_none_or(|part| last.contains(part))
             && self.until_attempt.is_none_or(|until| attempt <= until)
+            && self.until_results.is_none_or(|until| answered < until)
     }
 
     fn acts(&self) -> usize {
@@ -125,6 +144,7 @@ impl ScriptTurn {
             self.text.is_some(),
             self.json.is_some(),
             self.deltas.is_some(),
+            self.tool_calls.is_some(),
             self.error.is_some(),
             self.hang,
             self.panic,
@@ -144,6 +164,7 @@ impl ScriptTurn {
             self.text.map(Act::Text),
             self.json.map(Act::Json),
             self.deltas.map(Act::Deltas),
+            self.tool_calls.map(Act::Calls),
             self.error.map(Act::Fail),
         ];
         Playing {

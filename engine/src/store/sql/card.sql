@@ -1,0 +1,16 @@
+-- card: what a decision card is made of. choices: the answers that it takes.
+create function pg_temp.choices() returns jsonb language sql immutable as
+  $$ select '["retry", "edit", "agent", "skip", "accept_partial", "stop"]'::jsonb $$;
+
+-- trouble: why a step has failed for good, by its last outcome.
+create function pg_temp.trouble(p_outcome text, p_body jsonb, p_overran boolean, p_failures integer) returns jsonb language sql immutable as $$
+  select case
+    when p_outcome <> 'lost' and p_body -> 'error' is not null then p_body -> 'error'
+    when p_overran then jsonb_build_object('class', 'transient', 'code', 'step_timeout', 'message', 'the step ran longer than it may')
+    else jsonb_build_object('class', 'bug', 'code', 'poison',
+      'message', 'the worker running this step was lost ' || p_failures || ' times; see the worker''s log') end $$;
+
+-- shown: what an event says of a wait; a long payload by link.
+create function pg_temp.shown(p_payload jsonb, p_plan uuid) returns jsonb language sql immutable as $$
+  select case when octet_length(p_payload::text) <= 8192 then p_payload
+    else jsonb_build_object('type', p_payload -> 'type', 'details_link', '/my/approvals/') end $$;

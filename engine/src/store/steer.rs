@@ -1,0 +1,140 @@
+//! Steering a plan that is under way: hold it, let it go on, end a step, run a failed one again.
+
+use crate::{
+    error::StoreError,
+    fault,
+    id::{AgentId, PlanId, StepId},
+    scope::UserScope,
+    store::Store,
+};
+
+/// What became of a hold or of its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// It is as was asked.
+    Done,
+    /// It was so before.
+    Already,
+    /// The plan has ended, or is being cancelled.
+    Closed,
+    /// There is no such plan.
+    Gone,
+}
+
+/// What became of a retry in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retried {
+    /// It is ready again.
+    Done,
+    /// Only a failed step can be retried.
+    NotFailed,
+    /// It was made by another step, which has taken note of its failure.
+    Child,
+    /// The plan was cancelled.
+    Cancelled,
+    /// There is no such step.
+    Gone,
+}
+
+/// How a failed step shall run again.
+#[derive(Debug, Clone, Default)]
+pub struct Retry {
+    /// Another question; begins a new journal.
+    pub prompt: Option<String>,
+    /// Another agent; begins a new journal.
+    pub agent: Option<AgentId>,
+    /// Begin a new journal: nothing is answered from what was done before.
+    pub fresh: bool,
+}
+
+impl Store {
+    /// Holds a plan: what runs may end, nothing else begins.
+    pub async fn pause_plan(&self, scope: UserScope, plan: PlanId) -> Result<Held, StoreError> {
+        let verdict: String =
+            sqlx::query_scalar("select verdict from pg_temp.plan_pause($1, $2, $3)")
+                .bind(scope.user())
+                .bind(plan)
+                .bind(self.clock.instant())
+                .fetch_one(&self.pool)
+                .await?;
+        Ok(self.held(scope, &verdict))
+    }
+
+    /// Lets a held plan go on.
+    pub async fn resume_plan(&self, scope: UserScope, plan: PlanId) -> Result<Held, StoreError> {
+        let verdict: String =
+            sqlx::query_scalar("select verdict from pg_temp.plan_resume($1, $2, $3)")
+                .bind(scope.user())
+                .bind(plan)
+                .bind(self.clock.instant())
+                .fetch_one(&self.pool)
+                .await?;
+        Ok(self.held(scope, &verdict))
+    }
+
+    fn held(&self, scope: UserScope, verdict: &str) -> Held {
+        match verdict {
+            "paused" | "resumed" => {
+                self.hints.work();
+                self.hints.feed(scope.user());
+                Held::Done
+            }
+            "again" => Held::Already,
+            "closed" => Held::Closed,
+            _ => Held::Gone,
+        }
+    }
+
+    /// Ends one step and all that it made. One that runs is told at once.
+    pub async fn cancel_step(
+        &self,
+        scope: UserScope,
+        plan: PlanId,
+        step: StepId,
+    ) -> Result<super::Cancelled, StoreError> {
+        fault::point("cancel.before");
+        let verdict: String =
+            sqlx::query_scalar("select verdict from pg_temp.step_cancel($1, $2, $3, $4)")
+                .bind(scope.user())
+                .bind(plan)
+                .bind(step)
+                .bind(self.clock.instant())
+                .fetch_one(&self.pool)
+                .await?;
+        fault::point("cancel.after");
+        Ok(self.told_of_cancel(scope, plan, &verdict))
+    }
+
+    /// Runs a failed step of the plan's own again. What was skipped because of it comes back; what succeeded stays.
+    pub async fn retry_step(
+        &self,
+        scope: UserScope,
+        plan: PlanId,
+        step: StepId,
+        how: &Retry,
+    ) -> Result<Retried, StoreError> {
+        let verdict: String = sqlx::query_scalar(
+            "select verdict from pg_temp.step_retry($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(scope.user())
+        .bind(plan)
+        .bind(step)
+        .bind(&how.prompt)
+        .bind(how.agent)
+        .bind(how.fresh)
+        .bind(self.clock.instant())
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(match verdict.as_str() {
+            "retried" => {
+                self.hints.work();
+                self.hints.feed(scope.user());
+                Retried::Done
+            }
+            "not_failed" => Retried::NotFailed,
+            "child" => Retried::Child,
+            "cancelled" => Retried::Cancelled,
+            _ => Retried::Gone,
+        })
+    }
+}

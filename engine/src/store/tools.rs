@@ -1,0 +1,114 @@
+//! Tools of a person's agents.
+
+use sqlx::types::Json;
+
+use crate::{
+    error::StoreError,
+    scope::UserScope,
+    store::Store,
+    tool::{Consent, Effect, Executor, Tool},
+};
+
+/// A tool to make, or to put in another's place.
+#[derive(Debug, Clone)]
+pub struct NewTool {
+    /// Unique among its owner's.
+    pub name: String,
+    /// For the model.
+    pub description: String,
+    /// JSON Schema of the arguments.
+    pub input_schema: serde_json::Value,
+    /// What carries it out.
+    pub executor: Executor,
+    /// What a call does to the world.
+    pub effect: Effect,
+    /// Whether the person is asked before each call.
+    pub consent: Consent,
+    /// Longest call, in seconds.
+    pub timeout_seconds: i16,
+}
+
+impl Store {
+    /// A new tool; `Conflict` on `tools_pkey` where the name is taken.
+    pub async fn create_tool(&self, scope: UserScope, tool: &NewTool) -> Result<Tool, StoreError> {
+        Ok(sqlx::query_as(
+            "insert into tools (user_id, name, description, input_schema, executor, effect, consent, timeout_seconds)
+             values ($1, $2, $3, $4, $5, $6, $7, $8)
+             returning name, version, description, input_schema, executor, effect, consent, timeout_seconds, created_at, updated_at",
+        )
+        .bind(scope.user())
+        .bind(&tool.name)
+        .bind(&tool.description)
+        .bind(&tool.input_schema)
+        .bind(Json(&tool.executor))
+        .bind(tool.effect.as_str())
+        .bind(tool.consent.as_str())
+        .bind(tool.timeout_seconds)
+        .fetch_one(&self.pool)
+        .await?)
+    }
+
+    /// Changes a tool: a new version. None: not there.
+    pub async fn replace_tool(
+        &self,
+        scope: UserScope,
+        tool: &NewTool,
+    ) -> Result<Option<Tool>, StoreError> {
+        Ok(sqlx::query_as(
+            "update tools set version = version + 1, description = $3, input_schema = $4, executor = $5, effect = $6, consent = $7,
+               timeout_seconds = $8, updated_at = now()
+             where user_id = $1 and name = $2
+             returning name, version, description, input_schema, executor, effect, consent, timeout_seconds, created_at, updated_at",
+        )
+        .bind(scope.user())
+        .bind(&tool.name)
+        .bind(&tool.description)
+        .bind(&tool.input_schema)
+        .bind(Json(&tool.executor))
+        .bind(tool.effect.as_str())
+        .bind(tool.consent.as_str())
+        .bind(tool.timeout_seconds)
+        .fetch_optional(&self.pool)
+        .await?)
+    }
+
+    /// Tools by name, after `after`.
+    pub async fn tools(
+        &self,
+        scope: UserScope,
+        after: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<Tool>, StoreError> {
+        Ok(sqlx::query_as(
+            "select name, version, description, input_schema, executor, effect, consent, timeout_seconds, created_at, updated_at
+             from tools where user_id = $1 and name > coalesce($2, '') order by name limit $3",
+        )
+        .bind(scope.user())
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// One tool.
+    pub async fn tool(&self, scope: UserScope, name: &str) -> Result<Option<Tool>, StoreError> {
+        Ok(sqlx::query_as(
+            "select name, version, description, input_schema, executor, effect, consent, timeout_seconds, created_at, updated_at
+             from tools where user_id = $1 and name = $2",
+        )
+        .bind(scope.user())
+        .bind(name)
+        .fetch_optional(&self.pool)
+        .await?)
+    }
+
+    /// Removes a tool; agents that name it go on without. `false`: not there.
+    pub async fn delete_tool(&self, scope: UserScope, name: &str) -> Result<bool, StoreError> {
+        let deleted = sqlx::query("delete from tools where user_id = $1 and name = $2")
+            .bind(scope.user())
+            .bind(name)
+            .execute(&self.pool)
+            .await?;
+        Ok(deleted.rows_affected() == 1)
+    }
+}

@@ -1,0 +1,193 @@
+//! Waits: their end by a decision or by the deadline, and those that a person decides.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    error::StoreError,
+    fault,
+    id::{PlanId, SessionId, StepId, UserId, WaitId},
+    scope::UserScope,
+    store::Store,
+    wait::{Decision, WaitKind},
+};
+
+/// A wait that a person decides, as it stands.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Approval {
+    /// Its id.
+    pub id: WaitId,
+    /// What ends it: a decision, or data.
+    pub kind: WaitKind,
+    /// What is asked; `type` says what kind of question it is.
+    pub payload: Value,
+    /// The suspended step.
+    pub step_id: StepId,
+    /// Its name.
+    pub step_key: String,
+    /// Its plan.
+    pub plan_id: PlanId,
+    /// Its session, if any.
+    pub session_id: Option<SessionId>,
+    /// Until when, by the database's clock.
+    pub deadline: Option<DateTime<Utc>>,
+    /// Whether that has passed.
+    pub overdue: bool,
+    /// How it ended; none: it is open.
+    pub decision: Option<Decision>,
+    /// What came with the decision.
+    pub answer: Option<Value>,
+    /// Suspension.
+    pub created_at: DateTime<Utc>,
+    /// Decision.
+    pub decided_at: Option<DateTime<Utc>>,
+}
+
+/// What an approval is read from, for one and for lists.
+macro_rules! approval_columns {
+    () => {
+        "select w.id, w.kind, w.payload, w.step_id, s.key as step_key, w.plan_id, w.session_id, w.deadline,
+                coalesce(w.deadline <= coalesce($3, clock_timestamp()), false) as overdue,
+                w.decision, w.answer, w.created_at, w.decided_at
+         from waits w join steps s on s.user_id = w.user_id and s.id = w.step_id"
+    };
+}
+
+impl Store {
+    /// Open questions to the person, the most urgent first, at most `limit`.
+    pub async fn open_approvals(
+        &self,
+        scope: UserScope,
+        limit: i64,
+    ) -> Result<Vec<Approval>, StoreError> {
+        Ok(sqlx::query_as(concat!(
+            approval_columns!(),
+            " where w.user_id = $1 and w.decision is null and w.kind in ('approval', 'input')
+              order by w.deadline nulls last, w.id limit $2"
+        ))
+        .bind(scope.user())
+        .bind(limit)
+        .bind(self.clock.instant())
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// Questions to the person, open and decided, newest first, older than `before`.
+    pub async fn approvals(
+        &self,
+        scope: UserScope,
+        before: Option<WaitId>,
+        limit: i64,
+    ) -> Result<Vec<Approval>, StoreError> {
+        Ok(sqlx::query_as(concat!(
+            approval_columns!(),
+            " where w.user_id = $1 and w.kind in ('approval', 'input')
+                and w.id < coalesce($4, 'ffffffff-ffff-ffff-ffff-ffffffffffff') order by w.id desc limit $2"
+        ))
+        .bind(scope.user())
+        .bind(limit)
+        .bind(self.clock.instant())
+        .bind(before)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// One question.
+    pub async fn approval(
+        &self,
+        scope: UserScope,
+        id: WaitId,
+    ) -> Result<Option<Approval>, StoreError> {
+        Ok(sqlx::query_as(concat!(
+            approval_columns!(),
+            " where w.user_id = $1 and w.id = $2 and w.kind in ('approval', 'input')"
+        ))
+        .bind(scope.user())
+        .bind(id)
+        .bind(self.clock.instant())
+        .fetch_optional(&self.pool)
+        .await?)
+    }
+
+    /// Ends the waits whose deadline has passed: timers ring, everything else timed out. Returns how many.
+    pub async fn expire_waits(&self, limit: i64) -> Result<usize, StoreError> {
+        if fault::mutant("deadlines_in_memory") {
+            return Ok(0);
+        }
+        let due: Vec<(UserId, WaitId, WaitKind)> = sqlx::query_as(
+            "select user_id, id, kind from waits
+             where decision is null and deadline <= coalesce($1, clock_timestamp()) order by deadline limit $2",
+        )
+        .bind(self.clock.instant())
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?;
+        if due.is_empty() {
+            return Ok(0);
+        }
+        fault::point("wake.before");
+        let decisions = due.iter().map(|(_, _, kind)| kind.at_deadline()).collect();
+        let closed = self
+            .close_waits(
+                due.iter().map(|(user, wait, _)| (*user, *wait)).collect(),
+                decisions,
+                vec![Value::Null; due.len()],
+                true,
+            )
+            .await?;
+        fault::point("wake.after");
+        Ok(closed)
+    }
+
+    /// Decides a wait and wakes its step; `false`: it is decided, past its deadline, or not there.
+    pub async fn resolve_wait(
+        &self,
+        scope: UserScope,
+        wait: WaitId,
+        decision: Decision,
+        answer: Value,
+    ) -> Result<bool, StoreError> {
+        fault::point("decide.before");
+        let closed = self
+            .close_waits(
+                vec![(scope.user(), wait)],
+                vec![decision],
+                vec![answer],
+                false,
+            )
+            .await?;
+        fault::point("decide.after");
+        Ok(closed == 1)
+    }
+
+    async fn close_waits(
+        &self,
+        waits: Vec<(UserId, WaitId)>,
+        decisions: Vec<Decision>,
+        answers: Vec<Value>,
+        expire: bool,
+    ) -> Result<usize, StoreError> {
+        let closed: Vec<(UserId, WaitId)> = sqlx::query_as(
+            "select user_id, id from pg_temp.waits_close($1, $2, $3::wait_decision[], $4, $5, $6)",
+        )
+        .bind(waits.iter().map(|(user, _)| user.0).collect::<Vec<Uuid>>())
+        .bind(waits.iter().map(|(_, wait)| wait.0).collect::<Vec<Uuid>>())
+        .bind(
+            decisions
+                .iter()
+                .map(|decision| decision.as_str())
+                .collect::<Vec<&str>>(),
+        )
+        .bind(answers)
+        .bind(expire)
+        .bind(self.clock.instant())
+        .fetch_all(&self.pool)
+        .await?;
+        if !closed.is_empty() {
+            self.hints.work();
+            self.tell(closed.iter().map(|(user, _)| *user));
+        }
+        Ok(closed.len())
+    }
+}
