@@ -262,7 +262,7 @@ fn busiest(stage: &Stage) -> usize {
 }
 
 fn over_a_lease(stage: &Stage, rng: &mut fastrand::Rng) -> Duration {
-    stage.lease + Duration::from_millis(rng.u64(500..2_000))
+    stage.lease + Duration::from_millis(rng.u64(1_000..2_500))
 }
 
 /// Kills a worker and starts it again; writes down which leases there were.

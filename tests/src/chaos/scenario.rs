@@ -7,7 +7,6 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CONTRACT,
     client::Client,
     history::{History, Reply},
     model_server::ModelMood,
@@ -66,7 +65,7 @@ impl<'a> Scenario<'a> {
         let history = History::default();
         let client = Client::named(&stage.base, name, 0, &history);
         let tools = format!("http://{}", stage.edges.tools.address());
-        let person = Person::new(client.clone(), &history, &stage.book, &tools);
+        let person = Person::new(client.clone(), &history, stage, &tools);
         Self {
             stage,
             client,
@@ -103,7 +102,10 @@ impl<'a> Scenario<'a> {
     fn program(&self, name: &str, steps: Vec<Step>) -> Program {
         let label = format!("{}.{name}", self.label);
         let steps = steps.into_iter().map(|mut step| {
-            step.script.id = format!("{label}.{}", step.key);
+            step.script.id = match step.kind {
+                Kind::Map(_) => format!("{label}.{}.{{{{item}}}}", step.key),
+                _ => format!("{label}.{}", step.key),
+            };
             for (_, args) in &mut step.script.calls {
                 args["program"] = step.script.id.clone().into();
             }
@@ -242,11 +244,7 @@ fn step(key: &str, kind: Kind, needs: &[usize], calls: &[&str]) -> Step {
         agent: 2,
         script: Script {
             text: format!("{key} is done"),
-            calls: if CONTRACT {
-                calls.collect()
-            } else {
-                Vec::new()
-            },
+            calls: calls.collect(),
             pieces: 3,
             gap_ms: 5,
             ..Script::default()
@@ -256,17 +254,14 @@ fn step(key: &str, kind: Kind, needs: &[usize], calls: &[&str]) -> Step {
 
 /// A diamond with tools, a map where there are maps, and a timer.
 fn work() -> Vec<Step> {
-    let mut steps = vec![
+    vec![
         step("top", Kind::Agent, &[], &["add"]),
         step("left", Kind::Agent, &[0], &["add", "look"]),
         step("right", Kind::Agent, &[0], &["charge"]),
         step("bottom", Kind::Agent, &[1, 2], &[]),
         step("timer", Kind::Timer(1), &[], &[]),
-    ];
-    if CONTRACT {
-        steps.push(step("map", Kind::Map(2), &[0], &["add"]));
-    }
-    steps
+        step("map", Kind::Map(2), &[0], &["add"]),
+    ]
 }
 
 /// A step that cannot succeed, and what needs it.
