@@ -47,6 +47,7 @@ pub struct StepRow {
     pub round: i16,
     pub waived: bool,
     pub parent_id: Option<Uuid>,
+    pub depth: i16,
     pub joins: String,
     pub result: Option<Value>,
     pub error: Option<Value>,
@@ -165,7 +166,7 @@ impl Rows {
             people: people.into_iter().collect(),
             events,
             steps: sqlx::query_as(
-                "select id, user_id, plan_id, agent_id, key, kind, state::text as state, token, failures, round, waived, parent_id,
+                "select id, user_id, plan_id, agent_id, key, kind, state::text as state, token, failures, round, waived, parent_id, depth,
                    joins::text as joins, result, error
                  from steps order by plan_id, position")
                 .fetch_all(pool)

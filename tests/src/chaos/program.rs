@@ -124,7 +124,13 @@ pub fn draw(recipe: &Recipe) -> Vec<Program> {
         })
         .collect();
     programs.sort_by_key(|program| program.at);
-    for program in programs.iter_mut().take(recipe.poison) {
+    // Whatever is drawn, some are cancelled.
+    for program in programs.iter_mut().step_by(7) {
+        program.steering = Steering::Cancel(Duration::from_millis(rng.u64(50..900)));
+    }
+    // Not at once: the first blows want workers that live.
+    let after = programs.len() / 3;
+    for program in programs.iter_mut().skip(after).take(recipe.poison) {
         make_poison(program);
     }
     programs

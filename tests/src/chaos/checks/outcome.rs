@@ -53,9 +53,7 @@ impl<'a> Oracle<'a> {
     fn whole(&self, plan: &PlanRow) -> Option<String> {
         let count = |states: &[&str]| {
             let of_plan = |step: &&&StepRow| {
-                step.plan_id == plan.id
-                    && step.parent_id.is_none()
-                    && states.contains(&step.state.as_str())
+                step.plan_id == plan.id && step.depth == 0 && states.contains(&step.state.as_str())
             };
             self.steps.values().filter(of_plan).count()
         };
