@@ -1,10 +1,10 @@
 //! Proof that this process runs a step.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -54,10 +54,32 @@ pub struct Claim {
     pub depth: u16,
     /// The wait that ended since its last run; stays until a run comes to an end of its own.
     pub woken: Option<Woken>,
+    /// Until when the lease may be relied on.
+    pub trust: Trust,
     /// Fires when the lease is lost or about to be: stop at once, nothing will be accepted.
     pub lost: CancellationToken,
     /// Fires when the plan is being cancelled: stop, and finish with [`Outcome::Yield`].
     pub cancelled: CancellationToken,
+}
+
+/// How long a lease may be relied on, by this process's own clock: from the *start* of the call that granted or renewed it, and
+/// a tenth less than it lasts. A process that slept through it finds out by looking here, before anybody could tell it.
+#[derive(Debug, Default)]
+pub struct Trust(Mutex<Option<Instant>>);
+
+impl Trust {
+    /// Whether the lease holds for all that this process can know. One that was never set (a single claim in a test) does.
+    pub fn holds(&self) -> bool {
+        self.lock().is_none_or(|until| Instant::now() < until)
+    }
+
+    pub(crate) fn set(&self, until: Instant) {
+        *self.lock() = Some(until);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A wait that ended, and how.

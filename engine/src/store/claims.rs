@@ -41,6 +41,13 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// How long a finish and claim may take before its connection is given up: longer than any statement may run
 /// (`PoolLimits::statement`), so only a connection that is dead at the other end comes to this.
 const TURN_LIMIT: Duration = Duration::from_secs(35);
+/// When to look for claims that nobody heard of, after a turn that broke off: at once, and when it can no longer be waiting for
+/// a lock in Postgres.
+const LATER: [Duration; 3] = [
+    Duration::ZERO,
+    Duration::from_secs(3),
+    Duration::from_secs(40),
+];
 /// How often leases are looked at for a cancel that no hint told of: a cancel reaches a model call within a second.
 const WATCH: Duration = Duration::from_millis(700);
 /// How often the loop reports that it is there.
@@ -61,14 +68,7 @@ pub struct ClaimOptions {
 
 /// The leases that this process holds.
 #[derive(Debug, Default)]
-struct Held(Mutex<HashMap<(UserId, StepId), HeldLease>>);
-
-#[derive(Debug)]
-struct HeldLease {
-    claim: Arc<Claim>,
-    /// From when on it must not be relied on: the claim's or renewal's *start* plus the lease, less a margin.
-    trusted_until: Instant,
-}
+struct Held(Mutex<HashMap<(UserId, StepId), Arc<Claim>>>);
 
 /// Starts the loop; the stream ends when `drain` has fired and all places are free again.
 pub fn claims(
@@ -108,6 +108,8 @@ struct Pump {
     in_flight: usize,
     /// Kept from turn to turn, and let go after an error.
     connection: Option<PoolConnection<Postgres>>,
+    /// When to look for leases that were granted by a turn whose reply was lost; it may commit after the next one has.
+    look_for_unknown: Vec<Instant>,
 }
 
 impl Pump {
@@ -133,6 +135,7 @@ impl Pump {
             work,
             in_flight: 0,
             connection: None,
+            look_for_unknown: Vec::new(),
         }
     }
 
@@ -166,6 +169,11 @@ impl Pump {
             self.settle(&mut done, &turn.fenced);
             for claim in turn.claimed {
                 self.hand_out(claim, started).await;
+            }
+            let now = Instant::now();
+            if self.look_for_unknown.iter().any(|due| *due <= now) {
+                self.look_for_unknown.retain(|due| *due > now);
+                self.give_back_unknown().await;
             }
         }
     }
@@ -212,9 +220,10 @@ impl Pump {
                     }
                 }
             }
+            let now = Instant::now();
+            self.look_for_unknown = LATER.iter().map(|later| now + *later).collect();
             sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
             wait = std::cmp::min(wait * 2, BACKOFF.1);
-            self.give_back_unknown().await;
         }
     }
 
@@ -363,28 +372,25 @@ fn outcome_of(finished: &Finished) -> Outcome {
 }
 
 impl Held {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(UserId, StepId), HeldLease>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(UserId, StepId), Arc<Claim>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember(&self, claim: &Arc<Claim>, started: Instant, lease: Duration) {
-        let trusted_until = started + trusted(lease);
-        self.lock().insert(
-            (claim.scope.user(), claim.id),
-            HeldLease {
-                claim: Arc::clone(claim),
-                trusted_until,
-            },
-        );
+        claim.trust.set(started + trusted(lease));
+        let before = self
+            .lock()
+            .insert((claim.scope.user(), claim.id), Arc::clone(claim));
+        // This process slept through an earlier lease of the same step and has not noticed yet.
+        if let Some(before) = before {
+            before.lost.cancel();
+        }
     }
 
     fn forget(&self, claim: &Claim) {
         let mut held = self.lock();
         let key = (claim.scope.user(), claim.id);
-        if held
-            .get(&key)
-            .is_some_and(|lease| lease.claim.token == claim.token)
-        {
+        if held.get(&key).is_some_and(|own| own.token == claim.token) {
             held.remove(&key);
         }
     }
@@ -392,19 +398,19 @@ impl Held {
     fn holds(&self, user: UserId, step: StepId, token: i64) -> bool {
         self.lock()
             .get(&(user, step))
-            .is_some_and(|lease| lease.claim.token == token)
+            .is_some_and(|claim| claim.token == token)
     }
 
     fn all(&self) -> Vec<(UserId, StepId, i64)> {
         self.lock()
             .iter()
-            .map(|((user, step), lease)| (*user, *step, lease.claim.token))
+            .map(|((user, step), claim)| (*user, *step, claim.token))
             .collect()
     }
 
     fn lose_all(&self) {
-        for lease in self.lock().values() {
-            lease.claim.lost.cancel();
+        for claim in self.lock().values() {
+            claim.lost.cancel();
         }
     }
 
@@ -416,9 +422,9 @@ impl Held {
         started: Instant,
         lease: Duration,
     ) {
-        for known in self.lock().values_mut() {
-            if kept.contains_key(&(known.claim.id, known.claim.token)) {
-                known.trusted_until = started + trusted(lease);
+        for claim in self.lock().values() {
+            if kept.contains_key(&(claim.id, claim.token)) {
+                claim.trust.set(started + trusted(lease));
             }
         }
         self.heard(asked, kept);
@@ -428,30 +434,29 @@ impl Held {
     fn heard(&self, asked: &[(UserId, StepId, i64)], kept: &HashMap<(StepId, i64), bool>) {
         let held = self.lock();
         for (user, step, token) in asked {
-            let Some(known) = held
+            let Some(claim) = held
                 .get(&(*user, *step))
-                .filter(|known| known.claim.token == *token)
+                .filter(|claim| claim.token == *token)
             else {
                 continue;
             };
             match kept.get(&(*step, *token)) {
-                Some(true) => known.claim.cancelled.cancel(),
+                Some(true) => claim.cancelled.cancel(),
                 Some(false) => {}
-                None => known.claim.lost.cancel(),
+                None => claim.lost.cancel(),
             }
         }
     }
 
     /// Tells those whose lease may have expired by now: whoever cannot renew fences itself.
     fn fence_stale(&self) {
-        let now = Instant::now();
-        for lease in self
+        for claim in self
             .lock()
             .values()
-            .filter(|lease| lease.trusted_until <= now && !lease.claim.lost.is_cancelled())
+            .filter(|claim| !claim.trust.holds() && !claim.lost.is_cancelled())
         {
-            warn!(step.id = %lease.claim.id, "the lease could not be renewed in time; the step is stopped");
-            lease.claim.lost.cancel();
+            warn!(step.id = %claim.id, "the lease could not be renewed in time; the step is stopped");
+            claim.lost.cancel();
         }
     }
 }

@@ -9,7 +9,10 @@ use crate::{
     fault,
     id::{AgentId, PlanId, SessionId, StepId, UserId, WorkerId},
     scope::UserScope,
-    step::{Outcome, StepKind, claimed::Claim},
+    step::{
+        Outcome, StepKind,
+        claimed::{Claim, Trust},
+    },
     store::Store,
 };
 
@@ -351,6 +354,7 @@ impl TurnRow {
             woken: self
                 .woken
                 .and_then(|woken| serde_json::from_value(woken).ok()),
+            trust: Trust::default(),
             lost: tokio_util::sync::CancellationToken::new(),
             cancelled: tokio_util::sync::CancellationToken::new(),
         };

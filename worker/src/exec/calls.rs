@@ -253,6 +253,13 @@ impl Calls<'_> {
         let id = call_id(self.claim, wanted.ordinal);
         let key = format!("{}-{}-{}", self.claim.id, self.claim.round, wanted.ordinal);
         fault::point("tool.before");
+        // A process that was asleep may have lost the lease without having been told; after this line a call is under way.
+        if !self.claim.trust.holds() {
+            return Err(Trouble::NotDone {
+                retry_after: None,
+                detail: "the lease ran out before the call".to_owned(),
+            });
+        }
         let call = Call {
             tool: wanted.tool,
             arguments: &wanted.arguments,

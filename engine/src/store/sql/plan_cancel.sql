@@ -1,6 +1,7 @@
 -- plan_cancel: ends a plan's steps that are not running, and marks those that are: they end cancelled when they
 -- finish, whatever they return. Verdicts: cancelled | cancelling (steps still run) | closed (nothing to do) | gone.
--- A ready step that a worker is claiming at this moment is skipped here and caught at its finish.
+-- A ready step that a worker is claiming, or that an admission is moving, at this moment is skipped here and caught at its
+-- finish.
 -- p_reason: person, or timed_out (the plan's own deadline, which must have passed).
 create function pg_temp.plan_cancel(p_user uuid, p_plan uuid, p_reason text, p_clock timestamptz)
 returns table (verdict text) language plpgsql as $$
