@@ -1,10 +1,12 @@
-//! The scenario of the crash points: small, and the same each time: needs, tools, a map, a timer, a busy provider, a card, a cancel.
+//! The scenario of the crash points: small, and the same each time: needs, tools, a map, a timer, a busy provider, a card, a lease
+//! that is lost, a cancel.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
     client::Client,
@@ -19,6 +21,9 @@ use super::{
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(25);
+
+/// Somewhat longer than a third of a lease.
+const RENEWED: Duration = Duration::from_millis(1_300);
 
 /// One playing of it, by a person of its own.
 pub struct Scenario<'a> {
@@ -153,16 +158,33 @@ impl<'a> Scenario<'a> {
         }
     }
 
+    /// Takes its step away from the worker that runs it, and cancels the second run after a renewal, and after some of its text
+    /// was kept.
     async fn cancel_when_it_runs(&self, plan: &str) {
         loop {
             let steps = self.client.get(&format!("plans/{plan}/steps/")).await;
-            if steps.is_some_and(|steps| steps["items"][0]["state"] == "running") {
+            let step = steps.map_or(Value::Null, |steps| steps["items"][0].clone());
+            if step["state"] == "running" && step["attempt"].as_i64() >= Some(2) {
                 break;
             }
+            self.expire(&step["id"]).await;
             sleep(LOOK).await;
         }
+        sleep(RENEWED).await;
         self.client
             .insist(&format!("plans/{plan}/cancel/"), &json!({}))
+            .await;
+    }
+
+    /// Makes a lease expire, as if its worker had been asleep for that long.
+    async fn expire(&self, step: &Value) {
+        let Some(step) = step.as_str().and_then(|id| id.parse::<Uuid>().ok()) else {
+            return;
+        };
+        // Once more if this fails, or if a renewal comes first.
+        let _ = sqlx::query("update leases set expires_at = clock_timestamp() where step_id = $1")
+            .bind(step)
+            .execute(&self.stage.direct)
             .await;
     }
 
