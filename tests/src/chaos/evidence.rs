@@ -1,6 +1,10 @@
 //! What the checkers look at: the rows at the end, the receipts, what clients were told, what was done to the stage.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs,
+    path::Path,
+};
 
 use chrono::{DateTime, Utc};
 use engine::event::Event;
@@ -40,6 +44,11 @@ pub struct StepRow {
     pub state: String,
     pub token: i64,
     pub failures: i16,
+    pub round: i16,
+    pub waived: bool,
+    pub parent_id: Option<Uuid>,
+    pub depth: i16,
+    pub joins: String,
     pub result: Option<Value>,
     pub error: Option<Value>,
 }
@@ -70,6 +79,7 @@ pub struct EdgeRow {
 #[expect(missing_docs, reason = "columns of the schema")]
 pub struct EffectRow {
     pub step_id: Uuid,
+    pub round: i16,
     pub ordinal: i32,
     pub kind: String,
     pub state: String,
@@ -156,7 +166,8 @@ impl Rows {
             people: people.into_iter().collect(),
             events,
             steps: sqlx::query_as(
-                "select id, user_id, plan_id, agent_id, key, kind, state::text as state, token, failures, result, error
+                "select id, user_id, plan_id, agent_id, key, kind, state::text as state, token, failures, round, waived, parent_id, depth,
+                   joins::text as joins, result, error
                  from steps order by plan_id, position")
                 .fetch_all(pool)
                 .await?,
@@ -167,7 +178,7 @@ impl Rows {
             edges: sqlx::query_as("select step_id, needs_step_id, met_when::text as met_when from step_edges")
                 .fetch_all(pool)
                 .await?,
-            effects: sqlx::query_as("select step_id, ordinal, kind, state, done_at from effects")
+            effects: sqlx::query_as("select step_id, round, ordinal, kind, state, done_at from effects")
                 .fetch_all(pool)
                 .await?,
             limits: limits
@@ -184,6 +195,14 @@ impl Rows {
     /// All events of all people.
     pub fn all_events(&self) -> impl Iterator<Item = &Event> {
         self.events.values().flatten()
+    }
+
+    /// Steps that were taken up again after their end, by a retry or because of one.
+    pub fn reopened(&self) -> HashSet<Uuid> {
+        self.all_events()
+            .filter(|event| event.event_type == "task_reopened")
+            .filter_map(|event| event.step_id.map(|step| step.0))
+            .collect()
     }
 
     /// The runs of all steps, in the order of their feeds.
@@ -265,6 +284,33 @@ impl Evidence {
             .steps
             .iter()
             .find(|step| step.plan_id == plan.id && step.key == key)
+    }
+
+    /// Writes everything into a folder, for those who have to find out what happened.
+    pub fn save(&self, folder: &Path) -> std::io::Result<()> {
+        let lines = |rows: Vec<String>| rows.join("\n");
+        let events = self
+            .rows
+            .all_events()
+            .filter_map(|one| serde_json::to_string(one).ok());
+        let receipts = self
+            .receipts
+            .iter()
+            .filter_map(|one| serde_json::to_string(one).ok());
+        let steps = self.rows.steps.iter().map(|one| format!("{one:?}"));
+        let plans = self.rows.plans.iter().map(|one| format!("{one:?}"));
+        let blows = self.blows.iter().map(|one| format!("{one:?}"));
+        let kills = self.kills.iter().map(|one| format!("{one:?}"));
+        let programs = self.programs.iter().map(|one| format!("{one:?}"));
+        fs::write(folder.join("events.jsonl"), lines(events.collect()))?;
+        fs::write(folder.join("receipts.jsonl"), lines(receipts.collect()))?;
+        fs::write(folder.join("rows.txt"), lines(plans.chain(steps).collect()))?;
+        fs::write(
+            folder.join("faults.txt"),
+            lines(blows.chain(kills).collect()),
+        )?;
+        fs::write(folder.join("programs.txt"), lines(programs.collect()))?;
+        fs::write(folder.join("clients.txt"), format!("{:#?}", self.written))
     }
 
     /// How often the service's logs say this.

@@ -59,8 +59,8 @@ pub enum Fault {
 
 /// Those who strike at the processes and at Postgres itself.
 pub const PROCESSES: &[Fault] = &[
-    Fault::KillWorker,
     Fault::FreezeWorker,
+    Fault::KillWorker,
     Fault::CrashPostgres,
     Fault::KillApi,
     Fault::DrainWorker,
@@ -113,7 +113,9 @@ pub async fn strike(
     kills: &std::sync::Mutex<Vec<Kill>>,
 ) -> Option<usize> {
     let victim = match fault {
-        Fault::KillWorker | Fault::FreezeWorker | Fault::BlackHoleWorkerPostgres => busiest(stage),
+        Fault::KillWorker | Fault::FreezeWorker | Fault::BlackHoleWorkerPostgres => {
+            busiest(stage).await
+        }
         _ => rng.usize(..stage.workers.len()),
     };
     let a_while = Duration::from_millis(rng.u64(400..1_500));
@@ -253,16 +255,20 @@ async fn at_network(
     }
 }
 
-/// The worker in the middle of most calls: a blow at an idle one shows nothing.
-fn busiest(stage: &Stage) -> usize {
-    let open = stage.book.open_of_workers();
-    (0..stage.workers.len())
-        .max_by_key(|worker| open.get(worker).copied())
-        .unwrap_or(0)
+/// The worker in the middle of most calls, once there is one: a blow at an idle one shows nothing.
+async fn busiest(stage: &Stage) -> usize {
+    for _ in 0..30 {
+        let open = stage.book.open_of_workers();
+        if let Some((worker, _)) = open.into_iter().max_by_key(|(_, calls)| *calls) {
+            return worker;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    0
 }
 
 fn over_a_lease(stage: &Stage, rng: &mut fastrand::Rng) -> Duration {
-    stage.lease + Duration::from_millis(rng.u64(500..2_000))
+    stage.lease + Duration::from_millis(rng.u64(1_000..2_500))
 }
 
 /// Kills a worker and starts it again; writes down which leases there were.

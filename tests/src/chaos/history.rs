@@ -49,6 +49,17 @@ pub struct Cancel {
     pub taken_at: Option<DateTime<Utc>>,
 }
 
+/// A plan that was held.
+#[derive(Debug, Clone)]
+pub struct Pause {
+    /// Which.
+    pub plan: Uuid,
+    /// When the pause was answered.
+    pub from: DateTime<Utc>,
+    /// When the resumption was asked for.
+    pub to: DateTime<Utc>,
+}
+
 /// A question that a person answered.
 #[derive(Debug, Clone)]
 pub struct Decision {
@@ -73,6 +84,8 @@ pub struct Written {
     pub submissions: Vec<Submission>,
     /// Cancels asked for.
     pub cancels: Vec<Cancel>,
+    /// Plans held.
+    pub pauses: Vec<Pause>,
     /// Questions answered.
     pub decisions: Vec<Decision>,
     /// Steps retried in place, by id, where the answer was yes or unknown.

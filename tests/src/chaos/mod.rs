@@ -34,6 +34,3 @@ pub mod statements;
 pub mod stream;
 pub mod tool_server;
 pub mod zombies;
-
-/// Whether the service has tools, the journal, cards, maps, pause, step cancel and retry in place.
-pub const CONTRACT: bool = false;

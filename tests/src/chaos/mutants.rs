@@ -104,6 +104,24 @@ pub const MUTANTS: &[Mutant] = &[
         schema: &[],
     },
     Mutant {
+        name: "deadlines_in_memory",
+        by: By::Run,
+        how: How::Rust,
+        schema: &[],
+    },
+    Mutant {
+        name: "repeat_all_effects",
+        by: By::Run,
+        how: How::Rust,
+        schema: &[],
+    },
+    Mutant {
+        name: "intent_not_written",
+        by: By::Run,
+        how: How::Sql(&[("from given g where g.state <> 'withdrawn'", "from given g where g.state not in ('withdrawn', 'intent')")]),
+        schema: &[],
+    },
+    Mutant {
         name: "loss_not_counted",
         by: By::Run,
         how: How::Sql(&[
@@ -112,8 +130,8 @@ pub const MUTANTS: &[Mutant] = &[
                 "d.outcome in ('retry', 'fail') then 1",
             ),
             (
-                "g.outcome in ('retry', 'lost') and s.failures",
-                "g.outcome in ('retry') and s.failures",
+                "when s.failures + 1 >= s.max_failures then",
+                "when g.outcome <> 'lost' and s.failures + 1 >= s.max_failures then",
             ),
         ]),
         schema: &[],
@@ -127,34 +145,35 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "missed_need_ignored",
         by: By::Run,
-        how: How::Sql(&[(
-            "when e.missed then 'skipped' when s.waiting_for = e.met then 'ready'",
-            "when e.missed or s.waiting_for = e.met then 'ready'",
-        ), (
-            "waiting_for = case when e.missed then s.waiting_for else s.waiting_for - e.met end",
-            "waiting_for = case when e.missed then 0 else s.waiting_for - e.met end",
-        ), (
-            "finished_at = case when e.missed then p_now end",
-            "finished_at = null",
-        )]),
+        how: How::Sql(&[
+            (
+                "case when e.missed > 0 then s.waiting_for else s.waiting_for - e.met end",
+                "s.waiting_for - e.met - e.missed",
+            ),
+            (
+                "case when e.missed > 0 then 'skipped' when s.waiting_for = e.met then",
+                "case when s.waiting_for = e.met + e.missed then",
+            ),
+            ("(s.joins = 'all' and e.missed > 0) or ", ""),
+        ]),
         schema: &[],
     },
     Mutant {
         name: "cancel_forgotten_by_the_finish",
         by: By::Run,
         how: How::Sql(&[(
-            "when p.cancel_requested_at is not null then 'cancelled'\n               when g.outcome in",
-            "when false then 'cancelled'\n               when g.outcome in",
+            "when p.cancel_requested_at is not null or s.id = any (p.cancelling_steps) then 'cancelled'",
+            "when false then 'cancelled'",
         )]),
         schema: &[],
     },
     Mutant {
         name: "renewal_renews_nothing",
         by: By::Run,
-        how: How::Sql(&[
-            ("and (g.outcome <> 'lost' or l.expires_at <= v_now)", ""),
-            ("update leases l set expires_at = v_now + p_lease", "update leases l set expires_at = l.expires_at"),
-        ]),
+        how: How::Sql(&[(
+            "expires_at = least(v_now + p_lease, l.run_until)",
+            "expires_at = l.expires_at",
+        )]),
         schema: &[],
     },
 ];

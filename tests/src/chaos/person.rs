@@ -5,16 +5,17 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use serde_json::{Value, json};
+use sqlx::PgPool;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    CONTRACT,
     client::Client,
-    history::{Cancel, Decision, History, Reply, Submission},
+    history::{Cancel, Decision, History, Pause, Reply, Submission},
     program::{AGENTS, Program, Steering},
     receipts::Book,
+    stage::Stage,
 };
 
 /// Between two looks into the inbox.
@@ -26,16 +27,18 @@ pub struct Person {
     client: Client,
     history: History,
     book: Book,
+    rows: PgPool,
     tools: String,
 }
 
 impl Person {
     /// Someone who can reach the tools there.
-    pub fn new(client: Client, history: &History, book: &Book, tools: &str) -> Self {
+    pub fn new(client: Client, history: &History, stage: &Stage, tools: &str) -> Self {
         Self {
             client,
             history: history.clone(),
-            book: book.clone(),
+            book: stage.book.clone(),
+            rows: stage.direct.clone(),
             tools: tools.to_owned(),
         }
     }
@@ -46,20 +49,15 @@ impl Person {
     ///
     /// When the service does not take them.
     pub async fn settle_in(&self) -> String {
-        if CONTRACT {
-            for (name, effect) in [
-                ("add", "idempotent"),
-                ("charge", "irreversible"),
-                ("look", "read"),
-            ] {
-                self.must("tools/", &tool(&self.tools, name, effect)).await;
-            }
+        for (name, effect) in [
+            ("add", "idempotent"),
+            ("charge", "irreversible"),
+            ("look", "read"),
+        ] {
+            self.must("tools/", &tool(&self.tools, name, effect)).await;
         }
         for (name, limit) in AGENTS {
-            let mut config = json!({ "model": "openai/chaos", "max_concurrency": limit });
-            if CONTRACT {
-                config["tools"] = json!(["add", "charge", "look"]);
-            }
+            let config = json!({ "model": "openai/chaos", "max_concurrency": limit, "tools": ["add", "charge", "look"] });
             self.must("agents/", &json!({ "name": name, "config": config }))
                 .await;
         }
@@ -111,10 +109,16 @@ impl Person {
             }
             Steering::Pause(after, rest) => {
                 sleep(after).await;
-                self.client
+                let paused = self
+                    .client
                     .insist(&format!("plans/{plan}/pause/"), &json!({}))
                     .await;
+                let from = Utc::now();
                 sleep(rest).await;
+                let to = Utc::now();
+                if paused.taken().is_some() {
+                    self.history.write().pauses.push(Pause { plan, from, to });
+                }
                 self.client
                     .insist(&format!("plans/{plan}/resume/"), &json!({}))
                     .await;
@@ -170,20 +174,20 @@ impl Person {
 
     /// Answers all questions until told to stop.
     pub async fn answer(self: Arc<Self>, mut rng: fastrand::Rng, stop: CancellationToken) {
-        if !CONTRACT {
-            return;
-        }
         let mut chosen: HashMap<Uuid, Value> = HashMap::new();
         while !stop.is_cancelled() {
             let inbox = self.client.get("approvals/?status=pending").await;
             let items = inbox.and_then(|inbox| inbox["items"].as_array().cloned());
             for item in items.unwrap_or_default() {
                 if let Some(id) = uuid_of(&item["id"]) {
-                    let choice = chosen
-                        .entry(id)
-                        .or_insert_with(|| self.choose(&mut rng, &item))
-                        .clone();
-                    self.decide(id, &item, choice).await;
+                    if !chosen.contains_key(&id)
+                        && let Some(choice) = self.choose(&mut rng, &item).await
+                    {
+                        chosen.insert(id, choice);
+                    }
+                    if let Some(choice) = chosen.get(&id) {
+                        self.decide(id, &item, choice.clone()).await;
+                    }
                 }
             }
             sleep(LOOK).await;
@@ -192,38 +196,44 @@ impl Person {
 
     /// Answers all questions with this until told to stop.
     pub async fn decide_all(&self, choice: Value, stop: &CancellationToken) {
-        while CONTRACT && !stop.is_cancelled() {
+        while !stop.is_cancelled() {
             let inbox = self.client.get("approvals/?status=pending").await;
             let items = inbox.and_then(|inbox| inbox["items"].as_array().cloned());
             for item in items.unwrap_or_default() {
                 if let Some(id) = uuid_of(&item["id"]) {
                     let choice = match item["type"].as_str() {
-                        Some("outcome_unknown") => self.truth(&item),
-                        _ => choice.clone(),
+                        Some("outcome_unknown") => self.truth(&item).await,
+                        _ => Some(choice.clone()),
                     };
-                    self.decide(id, &item, choice).await;
+                    if let Some(choice) = choice {
+                        self.decide(id, &item, choice).await;
+                    }
                 }
             }
             sleep(LOOK / 5).await;
         }
     }
 
-    /// What the world shows.
-    fn truth(&self, item: &Value) -> Value {
-        let key = item["details"]["idempotency_key"]
-            .as_str()
-            .unwrap_or_default();
-        if self.book.applied(key) > 0 {
+    /// What the world shows, under the key of the call; none: nobody can look it up now.
+    async fn truth(&self, item: &Value) -> Option<Value> {
+        let step = uuid_of(&item["step_id"])?;
+        let round: i16 = sqlx::query_scalar("select round from steps where id = $1")
+            .bind(step)
+            .fetch_one(&self.rows)
+            .await
+            .ok()?;
+        let key = format!("{step}-{round}-{}", item["details"]["ordinal"]);
+        Some(if self.book.applied(&key) > 0 {
             json!({ "choice": "done", "result": "it was done" })
         } else {
             json!({ "choice": "not_done" })
-        }
+        })
     }
 
     /// What to answer. Of an unknown outcome people say what they see in the world.
-    fn choose(&self, rng: &mut fastrand::Rng, item: &Value) -> Value {
-        match item["type"].as_str() {
-            Some("outcome_unknown") => self.truth(item),
+    async fn choose(&self, rng: &mut fastrand::Rng, item: &Value) -> Option<Value> {
+        Some(match item["type"].as_str() {
+            Some("outcome_unknown") => self.truth(item).await?,
             Some("tool") => json!({ "choice": "approve" }),
             _ => {
                 let offered: Vec<&str> = item["choices"]
@@ -238,11 +248,11 @@ impl Person {
                 };
                 json!({ "choice": choice })
             }
-        }
+        })
     }
 
     async fn decide(&self, id: Uuid, item: &Value, choice: Value) {
-        let path = format!("approvals/{id}/confirm");
+        let path = format!("approvals/{id}/confirm/");
         let mut decision = Decision {
             approval: id,
             kind: item["type"].as_str().unwrap_or_default().to_owned(),

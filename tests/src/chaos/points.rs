@@ -111,7 +111,7 @@ struct Shared {
 fn setting() -> Setting {
     Setting {
         workers: 1,
-        lease: 5,
+        lease: 3,
         ..Setting::default()
     }
 }

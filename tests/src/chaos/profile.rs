@@ -56,7 +56,7 @@ pub fn named(name: &str) -> Option<Profile> {
         plans: 16,
         workers: 2,
         lease: 3,
-        poison: 1,
+        poison: 2,
         least: Least {
             takeovers: 1,
             fenced: 1,

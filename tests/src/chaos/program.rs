@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CONTRACT, script::Script};
+use super::script::Script;
 
 /// Agents of each person: name and limit.
 pub const AGENTS: [(&str, usize); 3] = [("one", 1), ("two", 2), ("five", 5)];
@@ -124,7 +124,13 @@ pub fn draw(recipe: &Recipe) -> Vec<Program> {
         })
         .collect();
     programs.sort_by_key(|program| program.at);
-    for program in programs.iter_mut().take(recipe.poison) {
+    // Whatever is drawn, some are cancelled.
+    for program in programs.iter_mut().step_by(7) {
+        program.steering = Steering::Cancel(Duration::from_millis(rng.u64(50..900)));
+    }
+    // Not at once: the first blows want workers that live.
+    let after = programs.len() / 3;
+    for program in programs.iter_mut().skip(after).take(recipe.poison) {
         make_poison(program);
     }
     programs
@@ -186,15 +192,11 @@ fn step(
         Kind::Map(_) => (format!("{id}.{{{{item}}}}"), "{{item}} of a map"),
         _ => (id, "done"),
     };
-    let calls = if CONTRACT {
-        calls(rng, &id, &format!("{name}/{}", AGENTS[agent].0))
-    } else {
-        Vec::new()
-    };
+    let calls = calls(rng, &id, &format!("{name}/{}", AGENTS[agent].0));
     Step {
         key,
         kind,
-        any: CONTRACT && needs.len() > 1 && rng.u8(0..6) == 0,
+        any: needs.len() > 1 && rng.u8(0..6) == 0,
         needs: needs.into_iter().map(|need| (need, when(rng))).collect(),
         agent,
         script: Script {
@@ -223,7 +225,7 @@ fn pace(rng: &mut fastrand::Rng, limit: usize) -> (u32, u64) {
 fn kind(rng: &mut fastrand::Rng) -> Kind {
     match rng.u8(0..14) {
         0 => Kind::Timer(rng.u32(1..3)),
-        1 if CONTRACT => Kind::Map(rng.usize(1..5)),
+        1 => Kind::Map(rng.usize(1..5)),
         _ => Kind::Agent,
     }
 }
@@ -261,9 +263,9 @@ fn steering(rng: &mut fastrand::Rng, steps: usize) -> Steering {
     let (soon, later) = (after(1_500), after(2_000));
     match rng.u8(0..16) {
         0 => Steering::Cancel(soon),
-        1 if CONTRACT => Steering::Pause(soon, later),
-        2 if CONTRACT => Steering::CancelStep(rng.usize(..steps), soon),
-        3 | 4 if CONTRACT => Steering::Retry,
+        1 => Steering::Pause(soon, later),
+        2 => Steering::CancelStep(rng.usize(..steps), soon),
+        3 | 4 => Steering::Retry,
         _ => Steering::None,
     }
 }
@@ -289,14 +291,12 @@ impl Program {
         if let Some(session) = session {
             body["session_id"] = session.into();
         }
-        if CONTRACT {
-            body["on_failure"] = match self.on_failure {
-                OnFailure::Decide => "decide",
-                OnFailure::Continue => "continue",
-                OnFailure::Abort => "abort",
-            }
-            .into();
+        body["on_failure"] = match self.on_failure {
+            OnFailure::Decide => "decide",
+            OnFailure::Continue => "continue",
+            OnFailure::Abort => "abort",
         }
+        .into();
         body
     }
 

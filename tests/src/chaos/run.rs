@@ -10,9 +10,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
-    CONTRACT, checks,
+    checks,
     client::Client,
     evidence::{Evidence, Rows},
     faults::{PROCESSES, SURROUNDINGS, TOOLS},
@@ -21,7 +22,7 @@ use super::{
     nemesis::{Deeds, crew, undertaker},
     person::Person,
     profile::Profile,
-    program::{Program, Recipe, draw},
+    program::{PEOPLE, Program, Recipe, draw},
     report::Report,
     stage::{Cluster, Setting, Stage},
     stream::Watcher,
@@ -59,9 +60,10 @@ pub async fn run(cluster: &Cluster, profile: &Profile, seed: u64, breakage: &Bre
         && !report.violations.is_empty()
     {
         let kept = stage.keep();
-        report
-            .violations
-            .push(format!("the logs are in {}", kept.display()));
+        report.violations.push(format!(
+            "the logs and the evidence are in {}",
+            kept.display()
+        ));
     }
     report
 }
@@ -115,7 +117,7 @@ impl Scene {
     async fn enter(&mut self, number: usize, rng: &mut fastrand::Rng) {
         let client = Client::new(&self.stage.base, number, &self.history);
         let tools = format!("http://{}", self.stage.edges.tools.address());
-        let person = Person::new(client.clone(), &self.history, &self.stage.book, &tools);
+        let person = Person::new(client.clone(), &self.history, &self.stage, &tools);
         let session = person.settle_in().await;
         let person = Arc::new(person);
         self.people.push((Arc::clone(&person), session));
@@ -135,7 +137,10 @@ impl Scene {
     async fn play(mut self, profile: &Profile, seed: u64) -> Report {
         self.chaos(profile, seed).await;
         self.stage.heal().await;
-        let ended = liveness::all_ends(&self.stage, profile.drain).await;
+        let mut ended = liveness::all_ends(&self.stage, profile.drain).await;
+        if let Err(why) = &mut ended {
+            why.push_str(&self.explained().await);
+        }
         let caught_up = self.everybody_catches_up().await;
         self.stop.cancel();
         while self.attending.join_next().await.is_some() {}
@@ -147,6 +152,12 @@ impl Scene {
             Ok(evidence) => {
                 let mut report = Report::of(&evidence, &self.deeds);
                 report.violations = checks::all(&evidence);
+                report.violations.extend(report.too_little(&profile.least));
+                if !report.violations.is_empty()
+                    && let Err(error) = evidence.save(self.stage.folder())
+                {
+                    tracing::warn!(%error, "the evidence could not be kept");
+                }
                 report
             }
             Err(error) => Report {
@@ -154,13 +165,30 @@ impl Scene {
                 ..Report::default()
             },
         };
-        report.violations.extend(report.too_little(&profile.least));
         report.violations.extend(caught_up.err());
         match ended {
             Ok(took) => report.drained_ms = took.as_millis(),
             Err(why) => report.violations.push(why),
         }
         report
+    }
+
+    /// What the service itself says of plans that have not ended.
+    async fn explained(&self) -> String {
+        let open: Vec<(String, Uuid)> = sqlx::query_as(
+            "select u.subject, p.id from plans p join users u on u.id = p.user_id where p.state = 'active' limit 5",
+        )
+        .fetch_all(&self.stage.direct)
+        .await
+        .unwrap_or_default();
+        let mut text = String::new();
+        for (subject, plan) in open {
+            let number = PEOPLE.iter().position(|(name, _)| *name == subject);
+            let client = Client::new(&self.stage.base, number.unwrap_or(0), &self.history);
+            let why = client.get(&format!("plans/{plan}/explain/")).await;
+            text.extend([format!("explain {plan}: {}\n", why.unwrap_or_default())]);
+        }
+        text
     }
 
     /// Work and blows, until the blows have ended and all plans are sent and steered.
@@ -180,9 +208,6 @@ impl Scene {
         let mut crews = JoinSet::new();
         let decks = [PROCESSES, SURROUNDINGS, TOOLS];
         for (number, deck) in decks.into_iter().enumerate() {
-            if number == 2 && !CONTRACT {
-                continue;
-            }
             let rng = fastrand::Rng::with_seed(seed.wrapping_mul(31).wrapping_add(number as u64));
             let (stage, deeds) = (Arc::clone(&self.stage), Arc::clone(&self.deeds));
             crews.spawn(crew(stage, deeds, deck, rng, until));
@@ -200,7 +225,7 @@ impl Scene {
         .await
         .map_err(|error| format!("the feeds cannot be read: {error}"))?;
         let last = |number: usize| {
-            let name = super::program::PEOPLE[number].0;
+            let name = PEOPLE[number].0;
             let feed = feeds.iter().find(|(subject, _)| subject == name);
             feed.map_or(0, |(_, last)| *last)
         };

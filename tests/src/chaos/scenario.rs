@@ -1,13 +1,14 @@
-//! The scenario of the crash points: small, and the same each time: needs, tools, a map, a timer, a busy provider, a card, a cancel.
+//! The scenario of the crash points: small, and the same each time: needs, tools, a map, a timer, a busy provider, a card, a lease
+//! that is lost, a cancel.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
-    CONTRACT,
     client::Client,
     history::{History, Reply},
     model_server::ModelMood,
@@ -20,6 +21,9 @@ use super::{
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(25);
+
+/// Somewhat longer than a third of a lease.
+const RENEWED: Duration = Duration::from_millis(1_300);
 
 /// One playing of it, by a person of its own.
 pub struct Scenario<'a> {
@@ -66,7 +70,7 @@ impl<'a> Scenario<'a> {
         let history = History::default();
         let client = Client::named(&stage.base, name, 0, &history);
         let tools = format!("http://{}", stage.edges.tools.address());
-        let person = Person::new(client.clone(), &history, &stage.book, &tools);
+        let person = Person::new(client.clone(), &history, stage, &tools);
         Self {
             stage,
             client,
@@ -103,7 +107,10 @@ impl<'a> Scenario<'a> {
     fn program(&self, name: &str, steps: Vec<Step>) -> Program {
         let label = format!("{}.{name}", self.label);
         let steps = steps.into_iter().map(|mut step| {
-            step.script.id = format!("{label}.{}", step.key);
+            step.script.id = match step.kind {
+                Kind::Map(_) => format!("{label}.{}.{{{{item}}}}", step.key),
+                _ => format!("{label}.{}", step.key),
+            };
             for (_, args) in &mut step.script.calls {
                 args["program"] = step.script.id.clone().into();
             }
@@ -151,16 +158,33 @@ impl<'a> Scenario<'a> {
         }
     }
 
+    /// Takes its step away from the worker that runs it, and cancels the second run after a renewal, and after some of its text
+    /// was kept.
     async fn cancel_when_it_runs(&self, plan: &str) {
         loop {
             let steps = self.client.get(&format!("plans/{plan}/steps/")).await;
-            if steps.is_some_and(|steps| steps["items"][0]["state"] == "running") {
+            let step = steps.map_or(Value::Null, |steps| steps["items"][0].clone());
+            if step["state"] == "running" && step["attempt"].as_i64() >= Some(2) {
                 break;
             }
+            self.expire(&step["id"]).await;
             sleep(LOOK).await;
         }
+        sleep(RENEWED).await;
         self.client
             .insist(&format!("plans/{plan}/cancel/"), &json!({}))
+            .await;
+    }
+
+    /// Makes a lease expire, as if its worker had been asleep for that long.
+    async fn expire(&self, step: &Value) {
+        let Some(step) = step.as_str().and_then(|id| id.parse::<Uuid>().ok()) else {
+            return;
+        };
+        // Once more if this fails, or if a renewal comes first.
+        let _ = sqlx::query("update leases set expires_at = clock_timestamp() where step_id = $1")
+            .bind(step)
+            .execute(&self.stage.direct)
             .await;
     }
 
@@ -242,11 +266,7 @@ fn step(key: &str, kind: Kind, needs: &[usize], calls: &[&str]) -> Step {
         agent: 2,
         script: Script {
             text: format!("{key} is done"),
-            calls: if CONTRACT {
-                calls.collect()
-            } else {
-                Vec::new()
-            },
+            calls: calls.collect(),
             pieces: 3,
             gap_ms: 5,
             ..Script::default()
@@ -256,17 +276,14 @@ fn step(key: &str, kind: Kind, needs: &[usize], calls: &[&str]) -> Step {
 
 /// A diamond with tools, a map where there are maps, and a timer.
 fn work() -> Vec<Step> {
-    let mut steps = vec![
+    vec![
         step("top", Kind::Agent, &[], &["add"]),
         step("left", Kind::Agent, &[0], &["add", "look"]),
         step("right", Kind::Agent, &[0], &["charge"]),
         step("bottom", Kind::Agent, &[1, 2], &[]),
         step("timer", Kind::Timer(1), &[], &[]),
-    ];
-    if CONTRACT {
-        steps.push(step("map", Kind::Map(2), &[0], &["add"]));
-    }
-    steps
+        step("map", Kind::Map(2), &[0], &["add"]),
+    ]
 }
 
 /// A step that cannot succeed, and what needs it.

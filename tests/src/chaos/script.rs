@@ -39,7 +39,7 @@ impl Script {
         format!("Do as you are told.\n{MARK}{script}")
     }
 
-    /// Reads the newest script of a conversation, and how many tool results came after it.
+    /// Reads the newest script of a conversation, and how many calls have brought something after it.
     pub fn read(request: &Value) -> Option<(Self, usize)> {
         let messages = request["messages"].as_array()?;
         let found = |line: &Value| {
@@ -54,9 +54,10 @@ impl Script {
             .rev()
             .filter(|(_, line)| line["role"] == "user")
             .find_map(|(place, line)| Some((place, found(line)?)))?;
-        let results = messages[place..]
-            .iter()
-            .filter(|line| line["role"] == "tool");
+        // A call that came to nothing is made again.
+        let results = messages[place..].iter().filter(|line| {
+            line["role"] == "tool" && text_of(line).is_some_and(|text| !text.contains("\"error\""))
+        });
         Some((script, results.count()))
     }
 }

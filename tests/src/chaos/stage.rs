@@ -249,6 +249,11 @@ impl Stage {
         }
     }
 
+    /// Where the run keeps its files.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// Keeps the folder of the run, for those who have to find out what happened; where it is.
     pub fn keep(self) -> PathBuf {
         self.folder.keep()

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use crate::chaos::{
-    evidence::{Evidence, StepRow},
+    evidence::Evidence,
     program::Kind as StepKind,
     receipts::{Ending, Kind, Receipt},
 };
@@ -21,28 +21,36 @@ pub fn check(evidence: &Evidence) -> Vec<String> {
     wrong
 }
 
-/// Tool receipts by the call that the program wanted: label and place.
-struct Calls<'a>(HashMap<(&'a str, i64), Vec<&'a Receipt>>);
+/// Tool receipts by the call that the program wanted: step and place.
+struct Calls<'a>(HashMap<(Uuid, i64), Vec<&'a Receipt>>);
 
 impl<'a> Calls<'a> {
     fn of(evidence: &'a Evidence) -> Self {
-        let mut calls: HashMap<(&str, i64), Vec<&Receipt>> = HashMap::new();
+        let mut calls: HashMap<(Uuid, i64), Vec<&Receipt>> = HashMap::new();
         for receipt in tools(evidence) {
             let place = receipt.args["place"].as_i64().unwrap_or(-1);
-            let of_call = calls.entry((&receipt.program, place)).or_default();
-            of_call.push(receipt);
+            let step = receipt.step.unwrap_or_default();
+            calls.entry((step, place)).or_default().push(receipt);
         }
         Self(calls)
     }
 
     /// One key a call and round, over all attempts.
     fn keys_are_stable(&self, evidence: &Evidence) -> Vec<String> {
-        let wrong = self.0.iter().filter_map(|((label, place), receipts)| {
+        let rounds: HashMap<Uuid, i16> = evidence
+            .rows
+            .steps
+            .iter()
+            .map(|step| (step.id, step.round))
+            .collect();
+        let wrong = self.0.iter().filter_map(|((step, place), receipts)| {
             let keys: HashSet<&str> = receipts.iter().map(|one| one.place.as_str()).collect();
-            let step = evidence.step_of(label)?;
-            let rounds = rounds(evidence, step);
-            (keys.len() > rounds || keys.contains(""))
-                .then(|| format!("I7: call {place} of {label} came under the keys {keys:?}"))
+            let Some(round) = rounds.get(step) else {
+                return Some(format!("I7: call {place} is of {step}, which is no step"));
+            };
+            let most = usize::try_from(*round).unwrap_or(0) + 1;
+            (keys.len() > most || keys.contains(""))
+                .then(|| format!("I7: call {place} of step {step} came under the keys {keys:?}"))
         });
         wrong.collect()
     }
@@ -50,11 +58,7 @@ impl<'a> Calls<'a> {
     /// An irreversible call is done once, and once more each time a person said that it was not.
     fn charges_are_once(&self, evidence: &Evidence) -> Vec<String> {
         let mut wrong = Vec::new();
-        for ((label, place), receipts) in &self.0 {
-            let Some(step) = evidence.step_of(label) else {
-                wrong.push(format!("I7: {label} called a tool and is no step"));
-                continue;
-            };
+        for ((step, place), receipts) in &self.0 {
             let mut by_key: HashMap<&str, usize> = HashMap::new();
             for receipt in receipts
                 .iter()
@@ -62,10 +66,10 @@ impl<'a> Calls<'a> {
             {
                 *by_key.entry(&receipt.place).or_default() += 1;
             }
-            let allowed = 1 + said_not_done(evidence, step.id);
+            let allowed = 1 + said_not_done(evidence, *step);
             wrong.extend(by_key.iter().filter(|(_, times)| **times > allowed).map(
                 |(key, times)| {
-                    format!("I7: charge {place} of {label} was done {times} times under {key}")
+                    format!("I7: charge {place} of step {step} was done {times} times under {key}, allowed {allowed}")
                 },
             ));
         }
@@ -87,14 +91,14 @@ impl<'a> Calls<'a> {
             if written.kind != StepKind::Agent {
                 continue;
             }
-            let label = written.script.id.as_str();
             for (place, (name, _)) in written.script.calls.iter().enumerate() {
-                let key = (label, i64::try_from(place).unwrap_or(-1));
+                let key = (step.id, i64::try_from(place).unwrap_or(-1));
                 let done = self
                     .0
                     .get(&key)
                     .is_some_and(|receipts| receipts.iter().any(|one| one.applied));
                 if !done {
+                    let label = &written.script.id;
                     wrong.push(format!(
                         "I7: {label} succeeded and its {name} {place} was never done"
                     ));
@@ -110,22 +114,6 @@ fn tools(evidence: &Evidence) -> impl Iterator<Item = &Receipt> {
         .receipts
         .iter()
         .filter(|receipt| receipt.kind == Kind::Tool)
-}
-
-fn rounds(evidence: &Evidence, step: &StepRow) -> usize {
-    let retried = evidence
-        .written
-        .retried
-        .iter()
-        .filter(|id| **id == step.id)
-        .count();
-    let decided = evidence
-        .written
-        .decisions
-        .iter()
-        .filter(|decision| decision.step == Some(step.id) && decision.choice["choice"] == "retry")
-        .count();
-    1 + retried + decided
 }
 
 fn said_not_done(evidence: &Evidence, step: Uuid) -> usize {
@@ -154,12 +142,20 @@ fn nothing_unasked(evidence: &Evidence) -> Vec<String> {
 
 /// A turn that stands in the journal is not asked for again.
 fn turns_are_paid_once(evidence: &Evidence) -> Vec<String> {
+    let again: HashSet<Uuid> = evidence
+        .rows
+        .steps
+        .iter()
+        .filter(|step| step.round > 0)
+        .map(|step| step.id)
+        .collect();
     let done = evidence
         .rows
         .effects
         .iter()
         .filter(|effect| effect.kind == "model" && effect.state == "done")
-        .filter(|effect| !evidence.written.retried.contains(&effect.step_id));
+        // A receipt does not tell its round.
+        .filter(|effect| effect.round == 0 && !again.contains(&effect.step_id));
     let mut wrong = Vec::new();
     for effect in done {
         let again = evidence.receipts.iter().filter(|receipt| {

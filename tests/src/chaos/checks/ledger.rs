@@ -7,7 +7,7 @@ use engine::event::Event;
 use uuid::Uuid;
 
 use crate::{
-    chaos::evidence::{Evidence, Run, end_of_run},
+    chaos::evidence::{Evidence, Run, StepRow, end_of_run},
     checker::check_feed,
 };
 
@@ -30,6 +30,7 @@ pub fn check(evidence: &Evidence) -> Vec<String> {
     wrong.extend(folded_is_stored(evidence, &fold));
     wrong.extend(order(evidence, &runs, &fold));
     wrong.extend(cancels(evidence));
+    wrong.extend(pauses(evidence));
     wrong
 }
 
@@ -55,32 +56,28 @@ impl Fold {
             ended: HashMap::new(),
             wrong: Vec::new(),
         };
-        let retried: HashSet<Uuid> = evidence.written.retried.iter().copied().collect();
         let mut running: HashMap<Uuid, i64> = HashMap::new();
         for event in evidence.rows.all_events() {
             let Some(step) = event.step_id.map(|step| step.0) else {
                 continue;
             };
-            fold.take(event, step, &mut running, &retried);
+            fold.take(event, step, &mut running);
         }
         fold
     }
 
-    fn take(
-        &mut self,
-        event: &Event,
-        step: Uuid,
-        running: &mut HashMap<Uuid, i64>,
-        retried: &HashSet<Uuid>,
-    ) {
+    fn take(&mut self, event: &Event, step: Uuid, running: &mut HashMap<Uuid, i64>) {
         let what = format!("{} of step {step} at seq {}", event.event_type, event.seq);
         let attempt = event.payload["attempt"].as_i64();
         if let Some((at, state)) = self.ended.get(&step)
             && (event.event_type == "task_started" || terminal(event).is_some())
-            && retried.is_empty()
         {
             self.wrong
                 .push(format!("I3: {what}, though it was {state} since seq {at}"));
+        }
+        if event.event_type == "task_reopened" && self.ended.remove(&step).is_none() {
+            self.wrong
+                .push(format!("I3: {what}, though it had not ended"));
         }
         if event.event_type == "task_started" {
             running.insert(step, attempt.unwrap_or(0));
@@ -120,18 +117,20 @@ fn order(evidence: &Evidence, runs: &[Run], fold: &Fold) -> Vec<String> {
         let of_step = needs.entry(edge.step_id).or_default();
         of_step.push((edge.needs_step_id, &edge.met_when));
     }
-    let any: HashSet<Uuid> = evidence
-        .rows
-        .steps
+    let steps = &evidence.rows.steps;
+    let joins_any = |step: &&StepRow| step.joins == "any";
+    let any: HashSet<Uuid> = steps.iter().filter(joins_any).map(|step| step.id).collect();
+    let waived: HashSet<Uuid> = steps
         .iter()
-        .filter(|step| evidence.written_as(step).is_some_and(|step| step.any))
+        .filter(|step| step.waived)
         .map(|step| step.id)
         .collect();
+    let reopened = evidence.rows.reopened();
     let met = |run: &Run, need: &Uuid, when: &str| {
         fold.ended.get(need).is_some_and(|(seq, state)| {
             *seq < run.seq
                 && match when {
-                    "success" => *state == "succeeded",
+                    "success" => *state == "succeeded" || waived.contains(need),
                     "failure" => *state == "failed",
                     _ => true,
                 }
@@ -139,6 +138,10 @@ fn order(evidence: &Evidence, runs: &[Run], fold: &Fold) -> Vec<String> {
     };
     let wrong = runs.iter().filter(|run| run.token == 1).filter(|run| {
         let of_step = needs.get(&run.step).map_or(&[][..], Vec::as_slice);
+        // What was retried has ended again since.
+        if of_step.iter().any(|(need, _)| reopened.contains(need)) {
+            return false;
+        }
         let mut each = of_step.iter().map(|(need, when)| met(run, need, when));
         if any.contains(&run.step) {
             !each.any(|met| met)
@@ -177,6 +180,26 @@ fn cancels(evidence: &Evidence) -> Vec<String> {
             format!(
                 "I22: {} of step {:?} at {} after a cancel that was answered at {taken_at}",
                 event.event_type, event.step_id, event.timestamp
+            )
+        }));
+    }
+    wrong
+}
+
+/// Nothing of a plan begins while it is held.
+fn pauses(evidence: &Evidence) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for pause in &evidence.written.pauses {
+        let begun = evidence.rows.all_events().filter(|event| {
+            event.event_type == "task_started"
+                && event.plan_id.is_some_and(|plan| plan.0 == pause.plan)
+                && event.timestamp > pause.from + CLAIMING
+                && event.timestamp < pause.to
+        });
+        wrong.extend(begun.map(|event| {
+            format!(
+                "I22: step {:?} began at {} while its plan was held since {}",
+                event.step_id, event.timestamp, pause.from
             )
         }));
     }
