@@ -377,16 +377,23 @@ create table waits (
   kind wait_kind not null,
   payload jsonb not null,
   deadline timestamptz,
+  warned_at timestamptz,
   decision wait_decision,
   answer jsonb,
+  decided_by jsonb,
+  reopened_from uuid,
+  reopenings smallint not null default 0 check (reopenings between 0 and 3),
   created_at timestamptz not null default now(),
   decided_at timestamptz,
   primary key (id, user_id),
   foreign key (user_id, step_id) references steps on delete cascade,
+  foreign key (reopened_from, user_id) references waits on delete cascade,
   constraint waits_decided_check check ((decided_at is not null) = (decision is not null))
 );
 -- One open wait a step: the right to take it out of suspended.
 create unique index waits_open_key on waits (step_id, user_id) where decision is null;
+-- A wait is reopened once; its successor may be, in turn.
+create unique index waits_reopened_key on waits (reopened_from, user_id) where reopened_from is not null;
 -- The clockmaker: deadlines in order.
 create index waits_deadline_idx on waits (deadline) where decision is null and deadline is not null;
 comment on table waits is 'Why a step is or was suspended, and how that ended.';
@@ -398,6 +405,10 @@ comment on column waits.session_id is 'Its session, for the events.';
 comment on column waits.kind is 'What it waits for.';
 comment on column waits.payload is 'What is asked.';
 comment on column waits.deadline is 'Until when, by the database''s clock; none: for ever.';
+comment on column waits.warned_at is 'When the person was told that the deadline is near.';
+comment on column waits.decided_by is 'Who decided: {request_id, token}; none: the clock, or another transition.';
+comment on column waits.reopened_from is 'The wait that it takes up again.';
+comment on column waits.reopenings is 'How often it has been taken up; three times at most.';
 comment on column waits.decision is 'How it ended; none: open.';
 comment on column waits.answer is 'What came with the decision.';
 comment on column waits.created_at is 'Suspension.';
@@ -449,6 +460,7 @@ create table tools (
   input_schema jsonb not null,
   executor jsonb not null,
   effect text not null check (effect in ('read', 'idempotent', 'reversible', 'irreversible')),
+  risk text not null check (risk in ('low', 'medium', 'high')),
   consent text not null check (consent in ('auto', 'ask')),
   timeout_seconds smallint not null check (timeout_seconds between 1 and 300),
   created_at timestamptz not null default now(),
@@ -463,10 +475,50 @@ comment on column tools.description is 'For the model.';
 comment on column tools.input_schema is 'JSON Schema of the arguments.';
 comment on column tools.executor is 'What carries it out: {kind, ...}.';
 comment on column tools.effect is 'What a call does to the world.';
-comment on column tools.consent is 'Whether the person is asked before each call.';
+comment on column tools.risk is 'How bad a wrong call is; a high one is never covered by a grant.';
+comment on column tools.consent is 'Whether the person is asked before each call, where no rule says otherwise.';
 comment on column tools.timeout_seconds is 'Longest call.';
 comment on column tools.created_at is 'Creation.';
 comment on column tools.updated_at is 'Last change.';
+
+create table approval_policies (
+  user_id uuid primary key references users on delete cascade,
+  version integer not null default 1 check (version >= 1),
+  rules jsonb not null,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+comment on table approval_policies is 'Which calls of tools run, ask or are refused: a person''s rules, the first that fits holds.';
+comment on column approval_policies.user_id is 'Owner; one list each.';
+comment on column approval_policies.version is 'Counts changes.';
+comment on column approval_policies.rules is 'The rules in order (engine::tool::policy::Rule).';
+comment on column approval_policies.created_at is 'Creation.';
+comment on column approval_policies.updated_at is 'Last change.';
+
+create table approval_grants (
+  user_id uuid not null references users on delete cascade,
+  id uuid not null,
+  tool text not null,
+  tool_version integer not null check (tool_version >= 1),
+  digest text,
+  uses_left integer not null check (uses_left >= 0),
+  expires_at timestamptz not null,
+  wait_id uuid not null,
+  created_at timestamptz not null default now(),
+  revoked_at timestamptz,
+  primary key (user_id, id)
+);
+comment on table approval_grants is 'Consent given ahead: so many calls of a tool, or of one exact call, until an instant.';
+comment on column approval_grants.user_id is 'Owner.';
+comment on column approval_grants.id is 'UUIDv7.';
+comment on column approval_grants.tool is 'Name of the tool.';
+comment on column approval_grants.tool_version is 'The version that it was given for; a changed tool asks again.';
+comment on column approval_grants.digest is 'The exact call (tool, version, arguments); none: any call of the tool.';
+comment on column approval_grants.uses_left is 'Counts down in the transaction that writes the intent of a call.';
+comment on column approval_grants.expires_at is 'End, by the database''s clock.';
+comment on column approval_grants.wait_id is 'The approval that it came with.';
+comment on column approval_grants.created_at is 'Creation.';
+comment on column approval_grants.revoked_at is 'Since when it is taken back.';
 
 create table workers (
   id uuid primary key,

@@ -42,6 +42,8 @@ pub(crate) enum Code {
     Conflict,
     /// The plan has ended.
     PlanClosed,
+    /// Nothing is asked about the plan.
+    PlanFrozen,
     /// The step has ended.
     StepClosed,
     /// Only a failed step can be retried.
@@ -50,6 +52,12 @@ pub(crate) enum Code {
     AlreadyDecided,
     /// The time for an answer is up.
     TimedOut,
+    /// What was seen is not what is there.
+    PreconditionFailed,
+    /// The question cannot be taken up again.
+    CannotReopen,
+    /// Some time has to pass first.
+    TooSoon,
     /// The body is too large.
     BodyTooLarge,
     /// The body is not declared as JSON.
@@ -103,6 +111,11 @@ impl Code {
             Self::NameTaken => (StatusCode::CONFLICT, "name_taken", "The name is taken"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "It exists already"),
             Self::PlanClosed => (StatusCode::CONFLICT, "plan_closed", "The plan has ended"),
+            Self::PlanFrozen => (
+                StatusCode::CONFLICT,
+                "plan_frozen",
+                "The plan cannot be changed",
+            ),
             Self::StepClosed => (StatusCode::CONFLICT, "step_closed", "The step has ended"),
             Self::StepNotFailed => (
                 StatusCode::CONFLICT,
@@ -115,6 +128,21 @@ impl Code {
                 "It was decided before",
             ),
             Self::TimedOut => (StatusCode::GONE, "timed_out", "Its time is up"),
+            Self::PreconditionFailed => (
+                StatusCode::PRECONDITION_FAILED,
+                "precondition_failed",
+                "It is not what you have seen",
+            ),
+            Self::CannotReopen => (
+                StatusCode::CONFLICT,
+                "cannot_reopen",
+                "It cannot be taken up again",
+            ),
+            Self::TooSoon => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_soon",
+                "Some time has to pass first",
+            ),
             Self::BodyTooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
@@ -294,6 +322,21 @@ impl Problem {
             retry_after: Some(seconds),
             ..self
         }
+    }
+
+    /// The HTTP status.
+    pub(crate) fn status(&self) -> u16 {
+        self.code.row().0.as_u16()
+    }
+
+    /// The word for programs.
+    pub(crate) fn word(&self) -> &'static str {
+        self.code.row().1
+    }
+
+    /// What is wrong in this case.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// Writes the body and what belongs to it into the response that carried it.

@@ -17,8 +17,8 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{
     App, auth,
     my::{
-        agents, approvals, events, graph, messages, new_plan, orchestrator, plans, sessions, steps,
-        tools,
+        agents, approvals, events, graph, messages, new_plan, orchestrator, plans, policy,
+        sessions, steps, tool_calls, tools,
     },
     observe, openapi, ops,
     problem::{Code, Problem},
@@ -46,7 +46,7 @@ fn my() -> OpenApiRouter<App> {
         .routes(routes!(messages::say))
         .routes(routes!(events::of_session))
         .routes(routes!(events::of_person))
-        .routes(routes!(plans::read))
+        .routes(routes!(plans::read, plans::edit))
         .routes(routes!(plans::cancel))
         .routes(routes!(plans::pause))
         .routes(routes!(plans::resume))
@@ -57,6 +57,15 @@ fn my() -> OpenApiRouter<App> {
         .routes(routes!(approvals::list))
         .routes(routes!(approvals::read))
         .routes(routes!(approvals::confirm))
+        .routes(routes!(approvals::reopen))
+        .routes(routes!(approvals::batch))
+        .routes(routes!(approvals::history))
+        .routes(routes!(policy::read, policy::replace))
+        .routes(routes!(policy::test))
+        .routes(routes!(policy::grants))
+        .routes(routes!(policy::revoke))
+        .routes(routes!(tool_calls::read))
+        .routes(routes!(tool_calls::result))
         .routes(routes!(tools::create, tools::list))
         .routes(routes!(tools::read, tools::replace, tools::delete))
         .routes(routes!(graph::read))

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 it worked, 1 it failed, 2 the command line or the settings are wrong.
 
+mod approvals;
 mod board;
 mod client;
 mod config;
@@ -52,6 +53,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Draw a plan while it runs
     Watch(watch::WatchArgs),
+    /// List what waits for you, and answer
+    Approvals(approvals::ApprovalsArgs),
     /// Say what is missing or wrong in this installation
     Doctor,
 }
@@ -71,7 +74,7 @@ impl Command {
             Self::Api | Self::Worker | Self::Migrate(_) => log::of_ours("info"),
             // What a person has to know it says itself; a line for each request is there for the asking.
             Self::Up | Self::Doctor | Self::Token(_) => "warn".to_owned(),
-            Self::Demo | Self::Watch(_) => "off".to_owned(),
+            Self::Demo | Self::Watch(_) | Self::Approvals(_) => "off".to_owned(),
         }
     }
 }
@@ -114,6 +117,7 @@ async fn run(command: Command, settings: Settings) -> anyhow::Result<bool> {
         Command::Migrate(what) => return migrate::run(what, &settings).await,
         Command::Token(args) => token::run(&args, &settings)?,
         Command::Watch(args) => return watch::run(args).await,
+        Command::Approvals(args) => approvals::run(args).await?,
         Command::Doctor => return doctor::run(&settings).await,
     }
     Ok(true)

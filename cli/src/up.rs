@@ -183,6 +183,11 @@ impl Here {
                 .await
                 .context("could not make the demo team")?;
         }
+        // The first message to the team is answered at once; whoever wants to see plans before they are carried out says `auto`.
+        client
+            .put("my/orchestrator/", &json!({ "approval": "never" }))
+            .await
+            .context("could not set the planner")?;
         fs::write(&self.seeded, "")
             .with_context(|| format!("could not write {}", self.seeded.display()))?;
         Ok(agent_names(client).await?.join(", "))

@@ -55,6 +55,8 @@ ids! {
     StepId,
     /// Why a step is suspended.
     WaitId,
+    /// Consent given ahead.
+    GrantId,
     /// One claim loop of one worker process; new with each start.
     WorkerId,
 }

@@ -15,7 +15,7 @@ use engine::{
         Outcome, StateName, StepError, StepEvent, StepKind, StepState,
         claimed::Claim,
         outcome::{NewWait, WaitKind},
-        state::{Asks, Cancelling, Patience, Runs},
+        state::{Asks, Cancelling, Patience, Question, Runs},
     },
     store::{Accepted, NewPlan, Retry, RunLimits},
     wait::Decision,
@@ -176,6 +176,28 @@ impl Subject {
         subject
     }
 
+    /// Failed for good, and nobody has said what shall become of it.
+    async fn unanswered(database: &Database) -> Self {
+        let mut subject = Self::running(database, 0, OnFailure::Decide).await;
+        let failed = Outcome::Fail {
+            error: error(),
+            reply: None,
+        };
+        assert!(subject.finish(&failed).await);
+        let open = subject
+            .store
+            .open_approvals(subject.scope, 1)
+            .await
+            .unwrap();
+        subject.wait = open[0].id;
+        subject.clock.advance(chrono::TimeDelta::minutes(5));
+        assert_eq!(subject.store.expire_waits(10).await.unwrap(), 1);
+        subject.claim = subject.take().await;
+        subject.happen(StepEvent::GiveUp).await;
+        subject.clock.advance(chrono::TimeDelta::seconds(10));
+        subject
+    }
+
     async fn suspended(database: &Database) -> Self {
         let subject = Self::running(database, 0, OnFailure::Continue).await;
         assert!(subject.finish(&suspend(subject.wait)).await);
@@ -229,6 +251,7 @@ impl Subject {
                 .await;
             }
             StepEvent::Skip => drop(self.finish(&Outcome::Skip).await),
+            StepEvent::Reopen => drop(self.store.reopen(self.scope, self.wait).await.unwrap()),
             StepEvent::Revive => self.retry(self.step).await,
             StepEvent::NeedRevived => {
                 if let Some(missed) = self.missed {
@@ -266,10 +289,13 @@ impl Subject {
 
     /// The row, as the types say it.
     async fn row(&self) -> StepState {
-        let (state, waiting_for, token, failures, max_failures, cancelling, impatient, asks): (StateName, i32, i64, i16, i16, bool, bool, bool) =
+        let (state, waiting_for, token, failures, max_failures, cancelling, impatient, asks, declined): (StateName, i32, i64, i16, i16, bool, bool, bool, bool) =
             sqlx::query_as(
             "select s.state, s.waiting_for, s.token, s.failures, s.max_failures, p.cancel_requested_at is not null,
-                    coalesce($3 - s.failing_since >= interval '15 minutes', false), p.on_failure = 'decide'
+                    coalesce($3 - s.failing_since >= interval '15 minutes', false), p.on_failure = 'decide',
+                    exists (select 1 from waits w where w.user_id = s.user_id and w.step_id = s.id and w.decision in ('timed_out', 'rejected')
+                      and w.decided_at <= $3 - interval '10 seconds'
+                      and not exists (select 1 from waits n where n.reopened_from = w.id and n.user_id = w.user_id))
              from steps s join plans p on p.user_id = s.user_id and p.id = s.plan_id where s.user_id = $1 and s.id = $2",
         )
         .bind(self.scope.user())
@@ -287,6 +313,11 @@ impl Subject {
             } else {
                 Patience::Left
             },
+            question: if declined {
+                Question::Declined
+            } else {
+                Question::None
+            },
             asks: if asks { Asks::Yes } else { Asks::No },
             cancelling: if cancelling {
                 Cancelling::Yes
@@ -301,7 +332,7 @@ impl Subject {
             StateName::Ready => StepState::Ready(runs),
             StateName::Running => StepState::Running(runs),
             StateName::Suspended => StepState::Suspended(runs),
-            StateName::Succeeded => StepState::Succeeded,
+            StateName::Succeeded => StepState::Succeeded(runs),
             StateName::Failed => StepState::Failed(runs),
             StateName::Skipped => StepState::Skipped {
                 waiting_for: waiting_for.try_into().unwrap(),
@@ -327,12 +358,13 @@ enum Start {
     Suspended,
     Succeeded,
     Failed,
+    FailedUnanswered,
     Skipped,
     Cancelled,
 }
 
 impl Start {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::BlockedOnTwo,
         Self::BlockedOnOne,
         Self::Ready,
@@ -346,6 +378,7 @@ impl Start {
         Self::Suspended,
         Self::Succeeded,
         Self::Failed,
+        Self::FailedUnanswered,
         Self::Skipped,
         Self::Cancelled,
     ];
@@ -369,6 +402,7 @@ impl Start {
             Self::Suspended => Subject::suspended(database).await,
             Self::Succeeded => after(running().await, StepEvent::Succeed).await,
             Self::Failed => after(running().await, StepEvent::Fail).await,
+            Self::FailedUnanswered => Subject::unanswered(database).await,
             Self::Skipped => after(blocked().await, StepEvent::NeedMissed).await,
             Self::Cancelled => after(blocked().await, StepEvent::Cancel).await,
         }
@@ -403,8 +437,8 @@ async fn types_and_sql_agree_on_every_pair() {
             clear(&subject.store).await;
         }
     }
-    // Not vacuous: fifteen ways to stand, sixteen things to happen, and many of them lead somewhere.
-    assert_eq!(pairs, 240);
+    // Not vacuous: sixteen ways to stand, seventeen things to happen, and many of them lead somewhere.
+    assert_eq!(pairs, 272);
     assert!(moved >= 80, "only {moved} pairs moved");
 }
 
@@ -422,9 +456,9 @@ async fn clear(store: &Store) {
 
 #[tokio::test]
 async fn what_has_ended_stays_so_but_for_the_person() {
-    let person = [StepEvent::Revive, StepEvent::NeedRevived];
+    let person = [StepEvent::Revive, StepEvent::NeedRevived, StepEvent::Reopen];
     for state in [
-        StepState::Succeeded,
+        StepState::Succeeded(Runs::fresh()),
         StepState::Failed(Runs::fresh()),
         StepState::Skipped { waiting_for: 1 },
         StepState::Cancelled,

@@ -2,6 +2,7 @@
 //! socket, well or badly; a second process; a database and a Redis that break off.
 
 mod breakdowns;
+mod consent;
 mod processes;
 mod tools;
 mod vendor;

@@ -58,6 +58,11 @@ impl Person {
         }
     }
 
+    /// Where the API is.
+    pub fn base(&self) -> String {
+        self.base.clone()
+    }
+
     /// A request to `/my/...`.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http

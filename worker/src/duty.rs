@@ -88,6 +88,9 @@ async fn look_at_the_clock(store: Store) -> Result<Left, StoreError> {
         .await?;
     let expired = store.expire_waits(BATCH).await?;
     let stopped = store.stop_overdue_plans(BATCH).await?;
+    store
+        .warn_of_deadlines(i32::try_from(BATCH).unwrap_or(i32::MAX))
+        .await?;
     Ok(left([due, expired, stopped]))
 }
 

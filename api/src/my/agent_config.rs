@@ -77,6 +77,12 @@ pub(crate) struct OrchestratorConfig {
     #[garde(range(min = 1, max = 50))]
     #[schema(minimum = 1, maximum = 50)]
     max_steps: Option<i64>,
+    /// `auto` (you are asked about plans of three steps and more, and of agents with tools that change the world), `always` or
+    /// `never`.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(value_type = String, example = "auto")]
+    approval: agent::PlanApproval,
     /// What the `scripted` model shall do when planning and summing up: for tests and demos.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[garde(inner(custom(is_small)))]
@@ -163,6 +169,7 @@ impl From<agent::OrchestratorConfig> for OrchestratorConfig {
             model: config.model,
             prompt: config.prompt,
             max_steps: config.max_steps.map(i64::from),
+            approval: config.approval,
             script: config.script,
         }
     }
@@ -175,6 +182,7 @@ impl From<OrchestratorConfig> for agent::OrchestratorConfig {
             model: config.model,
             prompt: config.prompt,
             max_steps: config.max_steps.and_then(|steps| u8::try_from(steps).ok()),
+            approval: config.approval,
             script: config.script,
         }
     }

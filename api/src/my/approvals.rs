@@ -1,10 +1,17 @@
 //! Questions to the person: a step waits for each of them, without a lease or a place, until it is decided or its time is up.
 
-use axum::extract::State;
-use chrono::{DateTime, Utc};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode, header::IF_MATCH},
+};
+use chrono::{DateTime, TimeDelta, Utc};
 use engine::{
-    id::{PlanId, WaitId},
-    store,
+    id::{GrantId, PlanId, WaitId},
+    store::{self, Grant, Reopened},
+    tool::{
+        digest,
+        schema::{self, Refusal},
+    },
     wait::Decision,
 };
 use garde::Validate;
@@ -16,18 +23,23 @@ use uuid::Uuid;
 use crate::{
     App,
     auth::Caller,
-    extract::{Json, Path, Query},
+    extract::{Json, Path, Query, object, objects},
     my::messages::says_something,
     page::{self, Page},
     problem::{Code, FieldError, Problem, ProblemBody},
 };
 
+/// Bytes of an answer to an agent's question.
+const INPUT_BYTES: usize = 64 * 1024;
+/// Answers of one batch.
+const BATCH: usize = 50;
+
 /// A question.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Approval {
     id: Uuid,
-    /// `decision` (a step has failed for good), `outcome_unknown` (nobody knows whether a call happened), or `tool` (may a tool be
-    /// called?).
+    /// `decision` (a step has failed for good), `outcome_unknown` (nobody knows whether a call happened), `tool` (may a tool be
+    /// called?), `plan` (may it be carried out?) or `input` (an agent asks you).
     #[serde(rename = "type")]
     #[schema(example = "decision")]
     kind: String,
@@ -42,11 +54,24 @@ pub(crate) struct Approval {
     /// What it is about, as it is stored: the error, or the tool with its arguments.
     #[schema(value_type = Object)]
     details: Value,
+    /// What is asked, with every control character and every sign that turns the direction of text made visible (`\u{202e}`): for
+    /// showing. `details` is what was stored.
+    #[schema(value_type = Object)]
+    shown: Value,
+    /// What an answer is bound to; send it as `If-Match`.
+    #[schema(example = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
+    digest: String,
     /// The answers that it takes.
     #[schema(example = json!(["retry", "edit", "agent", "skip", "accept_partial", "stop"]))]
     choices: Vec<String>,
     /// Until when.
     deadline: Option<DateTime<Utc>>,
+    /// When you were told that the deadline is near.
+    warned_at: Option<DateTime<Utc>>,
+    /// The question that it takes up again.
+    reopened_from: Option<Uuid>,
+    /// How often it has been taken up; three times at most.
+    reopenings: i16,
     /// What was answered.
     #[schema(value_type = Option<Object>)]
     answer: Option<Value>,
@@ -88,6 +113,17 @@ pub(crate) struct Answer {
     /// With `agent`: name or id of the agent that does it now.
     #[garde(skip)]
     agent: Option<String>,
+    /// With `approve`, for a tool: other arguments; they have to fit the tool's schema.
+    #[garde(skip)]
+    #[schema(value_type = Option<Object>)]
+    edited_payload: Option<Value>,
+    /// With `approve`, for a tool that is not of high risk: consent ahead for further calls.
+    #[garde(dive)]
+    grant: Option<GrantInput>,
+    /// With `answer`: the answer to an agent's question; it has to fit the question's form.
+    #[garde(skip)]
+    #[schema(value_type = Option<Object>)]
+    input: Option<Value>,
     /// With `done`: what the call brought, as far as you know.
     #[garde(length(chars, max = 32_768))]
     #[schema(max_length = 32768)]
@@ -115,13 +151,82 @@ impl From<store::Approval> for Approval {
             step_id: approval.step_id.0,
             step_key: approval.step_key,
             session_id: approval.session_id.map(Uuid::from),
+            shown: visible(&approval.payload),
+            digest: digest_of(&approval.payload),
             details: approval.payload,
+            warned_at: approval.warned_at,
+            reopened_from: approval.reopened_from.map(Uuid::from),
+            reopenings: approval.reopenings,
             deadline: approval.deadline,
             answer: approval.answer.filter(|answer| !answer.is_null()),
             created_at: approval.created_at,
             updated_at: approval.decided_at.unwrap_or(approval.created_at),
         }
     }
+}
+
+/// Consent ahead.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub(crate) struct GrantInput {
+    /// `exact`: this call again, with these arguments; `tool`: any call of the tool.
+    #[serde(rename = "match")]
+    #[garde(skip)]
+    covers: Covers,
+    /// How many calls.
+    #[garde(range(min = 1, max = 100))]
+    #[schema(minimum = 1, maximum = 100)]
+    uses: i32,
+    /// For how long.
+    #[garde(range(min = 1, max = 86_400))]
+    #[schema(minimum = 1, maximum = 86_400)]
+    for_seconds: i64,
+}
+
+/// What a grant covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Covers {
+    /// The same call: tool, version, arguments.
+    Exact,
+    /// Any call of this version of the tool.
+    Tool,
+}
+
+fn digest_of(payload: &Value) -> String {
+    match payload.get("digest").and_then(Value::as_str) {
+        Some(digest) => digest.to_owned(),
+        None => digest::of(payload),
+    }
+}
+
+/// The same with what cannot be seen, or turns text around, written out.
+fn visible(value: &Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(written_out(text)),
+        Value::Array(items) => items.iter().map(visible).collect(),
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| (written_out(name), visible(value));
+            Value::Object(fields.iter().map(field).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+fn written_out(text: &str) -> String {
+    let hidden = |letter: char| {
+        (letter.is_control() && letter != '\n')
+            || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{ad}'
+                | '\u{061c}' | '\u{e0000}'..='\u{e007f}')
+    };
+    text.chars().fold(String::new(), |mut shown, letter| {
+        if hidden(letter) {
+            shown.extend(letter.escape_unicode());
+        } else {
+            shown.push(letter);
+        }
+        shown
+    })
 }
 
 fn choices(approval: &store::Approval) -> Vec<String> {
@@ -194,18 +299,47 @@ pub(crate) async fn confirm(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<WaitId>,
+    headers: HeaderMap,
     Json(answer): Json<Answer>,
 ) -> Result<Json<Approval>, Problem> {
+    let if_match = headers.get(IF_MATCH).map(|value| {
+        let text = value.to_str().unwrap_or_default();
+        text.trim().trim_matches('"').to_owned()
+    });
+    settle(&app, caller, id, if_match.as_deref(), &answer)
+        .await
+        .map(Json)
+}
+
+/// Decides one question.
+async fn settle(
+    app: &App,
+    caller: Caller,
+    id: WaitId,
+    if_match: Option<&str>,
+    answer: &Answer,
+) -> Result<Approval, Problem> {
     let asked = app
         .store
         .approval(caller.scope, id)
         .await?
         .ok_or_else(Problem::not_found)?;
-    let (decision, stored) = decision(&app, caller, &asked, &answer).await?;
+    if if_match.is_some_and(|digest| digest != "*" && digest != digest_of(&asked.payload)) {
+        return Err(Problem::new(
+            Code::PreconditionFailed,
+            "If-Match names another digest: what is asked is not what you have seen; read it again",
+        ));
+    }
+    let (decision, stored) = decision(app, caller, &asked, answer).await?;
+    let by = json!({ "token_expires_at": caller.expires_at });
     let decided = app
         .store
-        .resolve_wait(caller.scope, id, decision, stored.clone())
+        .decide(caller.scope, id, decision, stored.clone(), by)
         .await?;
+    if let Some(grant) = answer.grant.as_ref().filter(|_| decided) {
+        let grant = grant.of(&asked);
+        app.store.add_grant(caller.scope, &grant).await?;
+    }
     if decided && stored["choice"] == "stop" {
         app.store
             .cancel_plan(caller.scope, PlanId(asked.plan_id.0))
@@ -217,7 +351,7 @@ pub(crate) async fn confirm(
         .await?
         .ok_or_else(Problem::not_found)?;
     if decided || (now.decision == Some(decision) && now.answer.as_ref() == Some(&stored)) {
-        return Ok(Json(now.into()));
+        return Ok(now.into());
     }
     match now.decision {
         Some(Decision::TimedOut) | None => Err(gone()),
@@ -266,17 +400,25 @@ async fn decision(
             return Err(wrong(field, "unknown_choice", &detail));
         }
     };
-    misplaced(choice, answer)?;
+    misplaced(choice, asked, answer)?;
     let mut kept = Map::from_iter([("choice".to_owned(), json!(choice))]);
     for (field, value) in [("note", &answer.note), ("result", &answer.result)] {
         if let Some(value) = value {
             kept.insert(field.to_owned(), json!(value));
         }
     }
+    if let Some(arguments) = &answer.edited_payload {
+        fits(app, caller, asked, arguments).await?;
+        kept.insert("arguments".to_owned(), arguments.clone());
+    }
+    if let Some(input) = input(choice, asked, answer)? {
+        kept.insert("input".to_owned(), input);
+    }
     if let Some(patch) = patch(app, caller, choice, answer).await? {
         kept.insert("patch".to_owned(), patch);
     }
     let decision = match choice {
+        "approve" if answer.edited_payload.is_some() => Decision::Edited,
         "approve" => Decision::Approved,
         "reject" => Decision::Rejected,
         "edit" | "agent" => Decision::Edited,
@@ -286,7 +428,8 @@ async fn decision(
 }
 
 /// Fields that do not go with the choice.
-fn misplaced(choice: &str, answer: &Answer) -> Result<(), Problem> {
+fn misplaced(choice: &str, asked: &store::Approval, answer: &Answer) -> Result<(), Problem> {
+    let about = |field: &str| asked.payload.get(field).and_then(Value::as_str);
     let stray = |field: &str, only: &str| {
         let detail = format!("this field goes with {only}");
         Err(wrong(&format!("/{field}"), "misplaced_field", &detail))
@@ -300,7 +443,108 @@ fn misplaced(choice: &str, answer: &Answer) -> Result<(), Problem> {
     if answer.result.is_some() && choice != "done" {
         return stray("result", "done");
     }
+    if answer.input.is_some() && choice != "answer" {
+        return stray("input", "answer");
+    }
+    let approves_a_tool = choice == "approve" && about("type") == Some("tool");
+    if answer.edited_payload.is_some() && !approves_a_tool {
+        return stray("edited_payload", "the approval of a tool");
+    }
+    if answer.grant.is_some() && !approves_a_tool {
+        return stray("grant", "the approval of a tool");
+    }
+    if answer.grant.is_some() && about("risk") == Some("high") {
+        let detail = "a tool of high risk is approved call by call";
+        return Err(wrong("/grant", "high_risk", detail));
+    }
     Ok(())
+}
+
+/// Whether other arguments fit the tool as it is now.
+async fn fits(
+    app: &App,
+    caller: Caller,
+    asked: &store::Approval,
+    arguments: &Value,
+) -> Result<(), Problem> {
+    if !arguments.is_object() {
+        return Err(wrong(
+            "/edited_payload",
+            "wrong_type",
+            "arguments are an object",
+        ));
+    }
+    let name = asked.payload.get("tool").and_then(Value::as_str);
+    let tool = app
+        .store
+        .tool(caller.scope, name.unwrap_or_default())
+        .await?;
+    let Some(tool) = tool else {
+        return Err(wrong(
+            "/edited_payload",
+            "no_tool",
+            "the tool is not there any more",
+        ));
+    };
+    misfits("/edited_payload", &tool.input_schema, arguments)
+}
+
+/// The answer to an agent's question.
+fn input(choice: &str, asked: &store::Approval, answer: &Answer) -> Result<Option<Value>, Problem> {
+    if choice != "answer" {
+        return Ok(None);
+    }
+    let Some(input) = &answer.input else {
+        return Err(wrong("/input", "missing_field", "an answer needs an input"));
+    };
+    if input.to_string().len() > INPUT_BYTES {
+        return Err(wrong("/input", "too_long", "an answer has at most 64 KiB"));
+    }
+    match asked.payload.get("schema").filter(|form| !form.is_null()) {
+        Some(form) => misfits("/input", form, input)?,
+        None if input.is_string() => {}
+        None => return Err(wrong("/input", "wrong_type", "this question takes a text")),
+    }
+    Ok(Some(input.clone()))
+}
+
+/// Every place where a value does not fit its schema.
+pub(crate) fn misfits(pointer: &str, schema: &Value, value: &Value) -> Result<(), Problem> {
+    match schema::check(schema, value) {
+        Ok(()) => Ok(()),
+        Err(Refusal::Schema(why)) => Err(wrong(pointer, "no_schema", &why)),
+        Err(Refusal::Value(misfits)) => {
+            let error = |misfit: schema::Misfit| {
+                let at = format!("{pointer}{}", misfit.pointer);
+                FieldError::body(at, "misfit", misfit.message)
+            };
+            Err(Problem::invalid(misfits.into_iter().map(error).collect()))
+        }
+    }
+}
+
+impl GrantInput {
+    fn of(&self, asked: &store::Approval) -> Grant {
+        let text = |field: &str| {
+            let text = asked.payload.get(field).and_then(Value::as_str);
+            text.unwrap_or_default().to_owned()
+        };
+        let version = asked.payload.get("tool_version").and_then(Value::as_i64);
+        let now = Utc::now();
+        Grant {
+            id: GrantId::new(),
+            tool: text("tool"),
+            tool_version: version
+                .and_then(|version| i32::try_from(version).ok())
+                .unwrap_or(1),
+            digest: (self.covers == Covers::Exact).then(|| text("digest")),
+            uses_left: self.uses,
+            expires_at: now + TimeDelta::seconds(self.for_seconds),
+            wait_id: asked.id,
+            created_at: now,
+            revoked_at: None,
+        }
+    }
 }
 
 /// What the step shall run on with.
@@ -353,4 +597,207 @@ pub(crate) async fn agent_id(
 
 fn wrong(pointer: &str, code: &str, detail: &str) -> Problem {
     Problem::invalid(vec![FieldError::body(pointer, code, detail)])
+}
+
+/// Takes a question up again that got a no, or no answer in time: its step waits for you once more, and what was skipped because
+/// of it comes back. Three times at most, ten seconds apart, and only while tool and agent are what they were.
+#[utoipa::path(post, path = "/approvals/{id}/reopen/", operation_id = "reopen_approval", tag = "approvals",
+    params(("id" = Uuid, Path, description = "The question")), responses(
+    (status = 201, description = "The new question", body = Approval),
+    (status = 409, description = "It cannot be taken up again; for a tool or agent that has changed the errors say how", body = ProblemBody,
+        content_type = "application/problem+json"),
+    (status = 429, description = "Ten seconds have not passed", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn reopen(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<WaitId>,
+) -> Result<(StatusCode, Json<Approval>), Problem> {
+    let refuse = |detail: &str| Err(Problem::new(Code::CannotReopen, detail));
+    let new = match app.store.reopen(caller.scope, id).await? {
+        Reopened::As(new) => new,
+        Reopened::Gone => return Err(Problem::not_found()),
+        Reopened::TooSoon => {
+            let problem = Problem::new(
+                Code::TooSoon,
+                "ten seconds have to pass before it is taken up again",
+            );
+            return Err(problem.retry_after(10));
+        }
+        Reopened::Changed(difference) => {
+            return refuse(&format!(
+                "what it was asked about has changed: {difference}"
+            ));
+        }
+        Reopened::Refused(why) => {
+            return refuse(match why.as_str() {
+                "open" => "it is still open: answer it",
+                "again" => "it was taken up again before; see the newer question",
+                "too_often" => "it was taken up three times already",
+                "busy" => "its step is at work",
+                "child" => "its step was made by another one, which has taken note of the answer",
+                "cancelled" => "its plan was cancelled",
+                _ => "it was not declined",
+            });
+        }
+    };
+    let approval = app.store.approval(caller.scope, new).await?;
+    let approval = approval.ok_or_else(Problem::not_found)?;
+    Ok((StatusCode::CREATED, Json(approval.into())))
+}
+
+/// Answers to several questions.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub(crate) struct Batch {
+    /// At most 50, each with an answer of its own.
+    #[serde(deserialize_with = "objects")]
+    #[garde(length(min = 1, max = BATCH), dive)]
+    items: Vec<BatchItem>,
+}
+
+/// An answer to one of them.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub(crate) struct BatchItem {
+    /// The question.
+    #[garde(skip)]
+    id: Uuid,
+    /// What was seen; another digest is not answered.
+    #[garde(skip)]
+    if_match: Option<String>,
+    /// The answer.
+    #[serde(deserialize_with = "object")]
+    #[garde(dive)]
+    answer: Answer,
+}
+
+/// What became of each answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Report {
+    items: Vec<ReportItem>,
+}
+
+/// What became of one.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ReportItem {
+    id: Uuid,
+    /// As the answer alone would have got: 200, 404, 409, 410, 412, 422.
+    #[schema(example = 200)]
+    status: u16,
+    /// The question as it is now, where the answer was taken.
+    approval: Option<Approval>,
+    /// Why it was not: a stable word.
+    error_code: Option<String>,
+    /// The same for people.
+    detail: Option<String>,
+}
+
+/// Decides several questions, each by itself: one that is refused keeps none of the others from being taken.
+#[utoipa::path(post, path = "/approvals/batch-confirm/", operation_id = "confirm_approvals", tag = "approvals", request_body = Batch, responses(
+    (status = 200, description = "What became of each", body = Report)))]
+pub(crate) async fn batch(
+    State(app): State<App>,
+    caller: Caller,
+    Json(batch): Json<Batch>,
+) -> Result<Json<Report>, Problem> {
+    let mut items = Vec::with_capacity(batch.items.len());
+    for item in batch.items {
+        let settled = settle(
+            &app,
+            caller,
+            WaitId(item.id),
+            item.if_match.as_deref(),
+            &item.answer,
+        );
+        let report = ReportItem {
+            id: item.id,
+            status: 200,
+            approval: None,
+            error_code: None,
+            detail: None,
+        };
+        items.push(match settled.await {
+            Ok(approval) => ReportItem {
+                approval: Some(approval),
+                ..report
+            },
+            Err(problem) => ReportItem {
+                status: problem.status(),
+                error_code: Some(problem.word().to_owned()),
+                detail: Some(problem.detail().to_owned()),
+                ..report
+            },
+        });
+    }
+    Ok(Json(Report { items }))
+}
+
+/// Something that happened to a question.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Happening {
+    /// When.
+    at: DateTime<Utc>,
+    /// `asked`, `warned`, how it was decided, `called`, `came_back`, `reopened`.
+    #[schema(example = "approved")]
+    what: String,
+    /// What belongs to it: the answer and who gave it, the call and its result.
+    #[schema(value_type = Option<Object>)]
+    with: Option<Value>,
+}
+
+/// What happened to a question.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct History {
+    id: Uuid,
+    /// What an answer was bound to.
+    digest: String,
+    items: Vec<Happening>,
+}
+
+/// What happened to a question: when it was asked, decided and by whom, and what was called because of it.
+#[utoipa::path(get, path = "/approvals/{id}/history/", operation_id = "get_approval_history", tag = "approvals",
+    params(("id" = Uuid, Path, description = "The question")), responses(
+    (status = 200, description = "In the order of time", body = History)))]
+pub(crate) async fn history(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<WaitId>,
+) -> Result<Json<History>, Problem> {
+    let found = app.store.approval(caller.scope, id).await?;
+    let approval = found.ok_or_else(Problem::not_found)?;
+    let happening = |at, what: &str, with| Happening {
+        at,
+        what: what.to_owned(),
+        with,
+    };
+    let from = approval
+        .reopened_from
+        .map(|from| json!({ "reopened_from": from }));
+    let mut items = vec![happening(approval.created_at, "asked", from)];
+    if let Some(at) = approval.warned_at {
+        items.push(happening(at, "warned", None));
+    }
+    if let (Some(at), Some(decision)) = (approval.decided_at, approval.decision) {
+        let with = json!({ "answer": approval.answer, "by": approval.decided_by });
+        items.push(happening(at, decision.as_str(), Some(with)));
+    }
+    if let Some(call) = app.store.executed(caller.scope, id).await? {
+        let instant = |field: &str| {
+            let text = call.get(field)?.as_str()?;
+            DateTime::parse_from_rfc3339(text)
+                .ok()
+                .map(DateTime::<Utc>::from)
+        };
+        if let Some(at) = instant("created_at") {
+            items.push(happening(at, "called", call.get("request").cloned()));
+        }
+        if let Some(at) = instant("done_at") {
+            items.push(happening(at, "came_back", call.get("result").cloned()));
+        }
+    }
+    Ok(Json(History {
+        id: id.0,
+        digest: digest_of(&approval.payload),
+        items,
+    }))
 }

@@ -9,6 +9,8 @@ pub(crate) mod messages;
 pub(crate) mod new_plan;
 pub(crate) mod orchestrator;
 pub(crate) mod plans;
+pub(crate) mod policy;
 pub(crate) mod sessions;
 pub(crate) mod steps;
+pub(crate) mod tool_calls;
 pub(crate) mod tools;

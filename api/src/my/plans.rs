@@ -6,19 +6,26 @@ use axum::{extract::State, http::StatusCode, response::IntoResponse};
 use chrono::{DateTime, Utc};
 use engine::{
     id::PlanId,
-    plan::{self, OnFailure, Phase, PlanMode, PlanState, explain::Explained},
-    store::{Cancelled, Held},
+    plan::{
+        self, OnFailure, Phase, PlanMode, PlanState,
+        draft::{DraftError, DraftStep, PlanDraft},
+        explain::Explained,
+        graph::Limits,
+    },
+    store::{Cancelled, Edited, Held},
 };
-use serde::Serialize;
+use garde::Validate;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
     App,
     auth::Caller,
-    extract::{Json, Path, Query},
+    extract::{Json, Path, Query, objects},
+    my::{approvals::Approval, messages::says_something},
     page::{self, Page, PageQuery},
-    problem::{Code, Problem, ProblemBody},
+    problem::{Code, FieldError, Problem, ProblemBody},
 };
 
 /// A plan as it stands.
@@ -239,4 +246,93 @@ pub(crate) async fn explain(
         phase: plan.phase(),
         steps,
     }))
+}
+
+/// Another draft of a plan that waits for your consent.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub(crate) struct PlanPatch {
+    /// All of its steps as they shall be: what is left out is removed. The summary is added by itself.
+    #[serde(deserialize_with = "objects")]
+    #[garde(length(min = 1, max = 50), dive)]
+    #[schema(min_items = 1, max_items = 50)]
+    steps: Vec<DraftStepInput>,
+}
+
+/// A step of it.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub(crate) struct DraftStepInput {
+    /// Its name within the plan.
+    #[garde(skip)]
+    #[schema(example = "draft", pattern = "^[a-z0-9][a-z0-9_-]{0,63}$")]
+    key: String,
+    /// Name of the agent that does it.
+    #[garde(skip)]
+    agent: String,
+    /// What the agent is asked; absent: the plan's goal.
+    #[garde(inner(custom(says_something)), length(chars, max = 32_768))]
+    #[schema(min_length = 1, max_length = 32768)]
+    prompt: Option<String>,
+    /// Keys of the steps whose results it builds on.
+    #[serde(default)]
+    #[garde(skip)]
+    needs: Vec<String>,
+}
+
+/// Changes a plan while it waits for your consent: steps changed, removed, added, in another order, by other agents. It is checked
+/// like any plan and gets a new digest; once approved it stays as it is.
+#[utoipa::path(patch, path = "/plans/{id}/", operation_id = "edit_plan", tag = "plans", request_body = PlanPatch,
+    params(("id" = Uuid, Path, description = "The plan")), responses(
+    (status = 200, description = "The question about the plan as it is now", body = Approval),
+    (status = 409, description = "Nothing is asked about the plan", body = ProblemBody, content_type = "application/problem+json")))]
+pub(crate) async fn edit(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<PlanId>,
+    Json(patch): Json<PlanPatch>,
+) -> Result<Json<Approval>, Problem> {
+    app.store
+        .plan(caller.scope, id)
+        .await?
+        .ok_or_else(Problem::not_found)?;
+    let steps = patch.steps.into_iter().map(|step| DraftStep {
+        key: step.key,
+        agent: step.agent,
+        prompt: step.prompt,
+        needs: step.needs,
+    });
+    let draft = PlanDraft {
+        steps: steps.collect(),
+    };
+    let names: Vec<String> = draft.steps.iter().map(|step| step.agent.clone()).collect();
+    let agents = app.store.resolve_agents(caller.scope, &names).await?;
+    let id_of = |name: &str| {
+        let place = names.iter().position(|known| known == name)?;
+        agents.get(place).copied().flatten()
+    };
+    draft
+        .to_steps(Limits::PLANNED.steps, id_of)
+        .map_err(|error| {
+            Problem::invalid(match error {
+                DraftError::Graph(errors) => errors.iter().map(FieldError::from).collect(),
+                DraftError::Agent { index, .. } => vec![FieldError::body(
+                    format!("/steps/{index}/agent"),
+                    "unknown_agent",
+                    "you have no agent of this name",
+                )],
+            })
+        })?;
+    let wait = match app.store.edit_plan(caller.scope, id, &draft).await? {
+        Edited::Now(wait) => wait,
+        Edited::Gone => return Err(Problem::not_found()),
+        Edited::Frozen => {
+            let detail = "nothing is asked about this plan: what was approved stays as it is";
+            return Err(Problem::new(Code::PlanFrozen, detail));
+        }
+    };
+    let approval = app.store.approval(caller.scope, wait).await?;
+    approval
+        .map(|approval| Json(approval.into()))
+        .ok_or_else(Problem::not_found)
 }

@@ -8,7 +8,7 @@ use axum::{
 use chrono::{DateTime, Utc};
 use engine::{
     store::NewTool,
-    tool::{self, Consent, DELEGATE, Effect, Executor},
+    tool::{self, ASK_USER, Consent, DELEGATE, Effect, Executor, Risk},
 };
 use garde::Validate;
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,10 @@ pub(crate) struct Tool {
     /// `read`, `idempotent`, `reversible` or `irreversible`: what a call does to the world.
     #[schema(value_type = String, example = "read")]
     effect: Effect,
-    /// `auto`, or `ask`: you approve each call.
+    /// `low`, `medium` or `high`: how bad a wrong call is.
+    #[schema(value_type = String, example = "low")]
+    risk: Risk,
+    /// `auto`, or `ask`: you approve each call, where no rule of yours says otherwise.
     #[schema(value_type = String, example = "auto")]
     consent: Consent,
     timeout_seconds: i16,
@@ -72,7 +75,8 @@ pub(crate) struct ToolInput {
     #[garde(custom(is_schema))]
     #[schema(value_type = Object)]
     input_schema: Value,
-    /// What carries it out: `{"kind": "http", "url"}`, a POST of the arguments.
+    /// What carries it out: `{"kind": "http", "url"}`, a POST of the arguments; or `{"kind": "client"}`, a program of yours that
+    /// hears `tool_request` in the feed and posts the result to `/my/tool-calls/{call_id}/result/`.
     #[garde(custom(is_executor))]
     #[schema(value_type = Object, example = json!({"kind": "http", "url": "https://example.com/search"}))]
     executor: Executor,
@@ -81,6 +85,10 @@ pub(crate) struct ToolInput {
     #[garde(skip)]
     #[schema(value_type = String, example = "read")]
     effect: Effect,
+    /// `low`, `medium` or `high`; by default what the effect suggests.
+    #[garde(skip)]
+    #[schema(value_type = Option<String>, example = "low")]
+    risk: Option<Risk>,
     /// `auto` or `ask`; by default what only reads is called, and everything else asks.
     #[garde(skip)]
     #[schema(value_type = Option<String>, example = "ask")]
@@ -115,7 +123,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 }
 
 fn is_tool_name<C>(name: &str, _: &C) -> garde::Result {
-    if name == DELEGATE {
+    if [DELEGATE, ASK_USER].contains(&name) {
         return Err(garde::Error::new("this name belongs to a builtin tool"));
     }
     if is_name(name) {
@@ -174,7 +182,9 @@ fn refers_elsewhere(value: &Value) -> bool {
 }
 
 fn is_executor<C>(executor: &Executor, _: &C) -> garde::Result {
-    let Executor::Http { url } = executor;
+    let Executor::Http { url } = executor else {
+        return Ok(());
+    };
     let plain = !url
         .chars()
         .any(|letter| letter.is_whitespace() || letter.is_control());
@@ -196,6 +206,7 @@ impl ToolInput {
             input_schema: self.input_schema,
             executor: self.executor,
             effect: self.effect,
+            risk: self.risk.unwrap_or(Risk::of(self.effect)),
             consent: self.consent.unwrap_or(match self.effect {
                 Effect::Read => Consent::Auto,
                 Effect::Idempotent | Effect::Reversible | Effect::Irreversible => Consent::Ask,
@@ -214,6 +225,7 @@ impl From<tool::Tool> for Tool {
             input_schema: tool.input_schema,
             executor: tool.executor,
             effect: tool.effect,
+            risk: tool.risk,
             consent: tool.consent,
             timeout_seconds: tool.timeout_seconds,
             created_at: tool.created_at,

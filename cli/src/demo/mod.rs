@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use engine::{plan::PlanState, store};
 use serde_json::json;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use worker::WorkerConfig;
@@ -27,6 +28,10 @@ use crate::{
 const TOKEN_TTL: Duration = Duration::from_hours(1);
 /// Steps that still run when the demo is broken off go with its folder.
 const GRACE: Duration = Duration::from_millis(100);
+/// Between two looks at the inbox.
+const LOOK: Duration = Duration::from_millis(300);
+/// How long the person of the demo thinks.
+const THINK: Duration = Duration::from_millis(1200);
 
 /// Runs it; `false`: the plan did not succeed, or was broken off.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<bool> {
@@ -111,7 +116,29 @@ async fn play(client: &Client) -> anyhow::Result<Board> {
     let plan = said["plan_id"]
         .as_str()
         .context("the message has no plan")?;
-    watch::follow(client, plan, said["cursor"].as_i64()).await
+    let consent = tokio::spawn(consent(client.clone()));
+    let board = watch::follow(client, plan, said["cursor"].as_i64()).await;
+    consent.abort();
+    board
+}
+
+/// The person of the demo looks at the plan that they are asked about, and says yes.
+async fn consent(client: Client) {
+    loop {
+        sleep(LOOK).await;
+        let pending = client.get("my/approvals/?status=pending").await;
+        let asked = pending.ok().and_then(|page| page["items"].get(0).cloned());
+        let Some(id) = asked.as_ref().and_then(|asked| asked["id"].as_str()) else {
+            continue;
+        };
+        // Long enough to be seen.
+        sleep(THINK).await;
+        let answer = json!({ "decision": "approve", "note": "go ahead" });
+        // One that was not taken is asked for again.
+        let _ = client
+            .post(&format!("my/approvals/{id}/confirm/"), &answer)
+            .await;
+    }
 }
 
 fn tell_the_end(board: &Board) -> bool {

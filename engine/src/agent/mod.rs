@@ -68,9 +68,36 @@ pub struct OrchestratorConfig {
     /// Most steps of a plan, 1 to 50; absent: 20.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u8>,
+    /// Whether the person is asked before a plan is carried out.
+    #[serde(default)]
+    pub approval: PlanApproval,
     /// What the `scripted` model shall do when planning and summing up (tests, demos).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<Value>,
+}
+
+/// Whether the person is asked before a plan is carried out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanApproval {
+    /// If it has three steps or more (the summary not counted), or an agent in it has a tool that changes the world.
+    #[default]
+    Auto,
+    /// Each time.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl PlanApproval {
+    /// Whether a plan is asked for: by its steps, and whether some tool of its agents changes the world.
+    pub fn asks(self, steps: usize, dangerous: bool) -> bool {
+        match self {
+            Self::Auto => steps >= 3 || dangerous,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
 }
 
 /// An agent as it stands.

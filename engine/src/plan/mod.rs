@@ -1,5 +1,6 @@
 //! The plan: the DAG made for one message.
 
+pub mod draft;
 pub mod explain;
 pub mod graph;
 pub mod picture;

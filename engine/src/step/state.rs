@@ -81,7 +81,7 @@ pub enum StepState {
     /// An open wait exists.
     Suspended(Runs),
     /// Ended well.
-    Succeeded,
+    Succeeded(Runs),
     /// Ended badly.
     Failed(Runs),
     /// What it needs did not come, or the person goes on without it.
@@ -104,6 +104,8 @@ pub struct Runs {
     pub max_failures: u16,
     /// Whether passing trouble is still borne.
     pub patience: Patience,
+    /// Whether a question about it got no answer, or a no, and may be taken up again.
+    pub question: Question,
     /// What its plan does when it fails for good.
     pub asks: Asks,
     /// Whether it is being cancelled.
@@ -118,6 +120,16 @@ pub enum Patience {
     Left,
     /// It has kept the step from getting on for too long.
     Gone,
+}
+
+/// Whether a question about a step may be taken up again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Question {
+    /// There is none.
+    #[default]
+    None,
+    /// It was declined, or nobody answered in time.
+    Declined,
 }
 
 /// Whether the person is asked when a step fails for good.
@@ -175,11 +187,13 @@ pub enum StepEvent {
     Revive,
     /// Something that it needs runs again.
     NeedRevived,
+    /// The person takes a question about it up again.
+    Reopen,
 }
 
 impl StepEvent {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NeedMet,
         Self::NeedMissed,
         Self::Claim,
@@ -196,6 +210,7 @@ impl StepEvent {
         Self::Cancel,
         Self::Revive,
         Self::NeedRevived,
+        Self::Reopen,
     ];
 }
 
@@ -240,6 +255,16 @@ impl StepState {
                 patience: Patience::Left,
                 ..runs
             }),
+            (Self::Failed(runs) | Self::Succeeded(runs), E::Reopen)
+                if runs.question == Question::Declined =>
+            {
+                Self::Suspended(Runs {
+                    failures: 0,
+                    patience: Patience::Left,
+                    question: Question::None,
+                    ..runs
+                })
+            }
             (Self::Skipped { waiting_for }, E::NeedRevived) if waiting_for > 0 => {
                 Self::Blocked { waiting_for }
             }
@@ -270,7 +295,7 @@ impl StepState {
             Self::Ready(_) => StateName::Ready,
             Self::Running(_) => StateName::Running,
             Self::Suspended(_) => StateName::Suspended,
-            Self::Succeeded => StateName::Succeeded,
+            Self::Succeeded(_) => StateName::Succeeded,
             Self::Failed(_) => StateName::Failed,
             Self::Skipped { .. } => StateName::Skipped,
             Self::Cancelled => StateName::Cancelled,
@@ -301,7 +326,7 @@ impl Runs {
             ..runs
         };
         match finish {
-            StepEvent::Succeed => StepState::Succeeded,
+            StepEvent::Succeed => StepState::Succeeded(got_on(self)),
             StepEvent::Skip => StepState::Skipped { waiting_for: 0 },
             StepEvent::Suspend => StepState::Suspended(got_on(self)),
             StepEvent::Fail => got_on(failed_once_more).failed_for_good(),

@@ -80,6 +80,8 @@ pub struct TeamMember {
     pub name: String,
     /// What it is good at, or the beginning of its system prompt.
     pub about: String,
+    /// Some tool of its changes the world.
+    pub dangerous: bool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -127,8 +129,11 @@ const CONTEXT: &str = "
        from step_edges e join steps n on n.user_id = e.user_id and n.id = e.needs_step_id
        left join user_agents na on na.user_id = n.user_id and na.id = n.agent_id
        where e.user_id = s.user_id and e.step_id = s.id), '[]') as needs,
-    case when $4 then coalesce((select jsonb_agg(jsonb_build_object('id', t.id, 'name', t.name, 'about', t.about) order by t.id) from (
-       select u.id, u.name, coalesce(v.config ->> 'about', left(v.config ->> 'system_prompt', 200)) as about
+    case when $4 then coalesce((select jsonb_agg(jsonb_build_object('id', t.id, 'name', t.name, 'about', t.about, 'dangerous', t.dangerous) order by t.id) from (
+       select u.id, u.name, coalesce(v.config ->> 'about', left(v.config ->> 'system_prompt', 200)) as about,
+         v.config ? 'tools' and exists (select 1 from jsonb_array_elements_text(v.config -> 'tools') n(name)
+           join tools o on o.user_id = u.user_id and o.name = n.name
+           where o.effect in ('reversible', 'irreversible')) as dangerous
        from user_agents u join agent_versions v on v.user_id = u.user_id and v.agent_id = u.id and v.version = u.version
        where u.user_id = s.user_id and u.deleted_at is null order by u.id limit 50) t), '[]') else '[]' end as team
   from steps s

@@ -5,14 +5,14 @@ use serde_json::Value;
 use crate::{error::StoreError, fault, step::claimed::Claim, store::Store, tool::Entry};
 
 impl Store {
-    /// Writes entries, all in one commit; `false`: the lease is gone and nothing was written.
-    pub async fn journal(&self, claim: &Claim, entries: &[Entry]) -> Result<bool, StoreError> {
+    /// Writes entries, all in one commit, or none of them.
+    pub async fn journal(&self, claim: &Claim, entries: &[Entry]) -> Result<Written, StoreError> {
         let entries = serde_json::to_value(entries).map_err(|source| StoreError::Decode {
             what: "journal entries",
             source,
         })?;
         fault::point("journal.before");
-        let written: bool =
+        let written: String =
             sqlx::query_scalar("select pg_temp.journal_write($1, $2, $3, $4, $5, $6)")
                 .bind(claim.scope.user())
                 .bind(claim.id)
@@ -23,7 +23,11 @@ impl Store {
                 .fetch_one(&self.pool)
                 .await?;
         fault::point("journal.after");
-        Ok(written)
+        Ok(match written.as_str() {
+            "written" => Written::All,
+            "no_grant" => Written::NoGrant,
+            _ => Written::Fenced,
+        })
     }
 
     /// Keeps the text of a long turn so far, for whoever looks in between; `false`: another run has taken over.
@@ -58,6 +62,17 @@ impl Store {
         .fetch_all(&self.pool)
         .await?)
     }
+}
+
+/// What became of entries for the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// They are in it.
+    All,
+    /// The lease is gone.
+    Fenced,
+    /// A grant that one of them counts against is used up, over or taken back.
+    NoGrant,
 }
 
 /// A step that another one made.

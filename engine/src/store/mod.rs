@@ -7,6 +7,7 @@
 
 mod agents;
 pub mod claims;
+mod consent;
 mod context;
 mod events;
 mod explain;
@@ -29,14 +30,15 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub use consent::{ApprovalPolicy, Consents, Grant};
 pub use context::{AgentContext, NeedResult, PlanContext, TeamMember};
-pub use journal::Child;
+pub use journal::{Child, Written};
 pub use plans::{Accepted, Cancelled, NewMessage, NewPlan};
 pub use sessions::{Message, Session};
-pub use steer::{Held, Retried, Retry};
+pub use steer::{Edited, Held, Retried, Retry};
 pub use tools::NewTool;
 pub use transitions::{Fenced, Turn};
-pub use waits::Approval;
+pub use waits::{Approval, Reopened};
 
 use crate::{clock::Clock, error::StoreError, event::hints::Hints};
 
@@ -58,11 +60,15 @@ pub const TRANSITIONS: &[(&str, &str)] = &[
     ("step_finish", include_str!("sql/step_finish.sql")),
     ("plan_accept", include_str!("sql/plan_accept.sql")),
     ("plan_cancel", include_str!("sql/plan_cancel.sql")),
+    ("plan_edit", include_str!("sql/plan_edit.sql")),
     ("plan_pause", include_str!("sql/plan_pause.sql")),
     ("plan_resume", include_str!("sql/plan_resume.sql")),
     ("step_cancel", include_str!("sql/step_cancel.sql")),
+    ("steps_revive", include_str!("sql/steps_revive.sql")),
     ("step_retry", include_str!("sql/step_retry.sql")),
     ("waits_close", include_str!("sql/waits_close.sql")),
+    ("waits_warn", include_str!("sql/waits_warn.sql")),
+    ("wait_reopen", include_str!("sql/wait_reopen.sql")),
     ("steps_due", include_str!("sql/steps_due.sql")),
     ("steps_tell", include_str!("sql/steps_tell.sql")),
     ("agents_admit", include_str!("sql/agents_admit.sql")),

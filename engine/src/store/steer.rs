@@ -3,7 +3,8 @@
 use crate::{
     error::StoreError,
     fault,
-    id::{AgentId, PlanId, StepId},
+    id::{AgentId, PlanId, StepId, WaitId},
+    plan::draft::PlanDraft,
     scope::UserScope,
     store::Store,
 };
@@ -33,6 +34,17 @@ pub enum Retried {
     /// The plan was cancelled.
     Cancelled,
     /// There is no such step.
+    Gone,
+}
+
+/// What became of a change of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edited {
+    /// The person is asked about the new one, by this question.
+    Now(WaitId),
+    /// Nothing is asked about the plan: what was approved stays as it is.
+    Frozen,
+    /// There is no such plan.
     Gone,
 }
 
@@ -83,6 +95,34 @@ impl Store {
             "closed" => Held::Closed,
             _ => Held::Gone,
         }
+    }
+
+    /// Puts another draft in the place of the one that the person is asked about.
+    pub async fn edit_plan(
+        &self,
+        scope: UserScope,
+        plan: PlanId,
+        draft: &PlanDraft,
+    ) -> Result<Edited, StoreError> {
+        let (verdict, wait): (String, Option<WaitId>) = sqlx::query_as(
+            "select verdict, wait_id from pg_temp.plan_edit($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(scope.user())
+        .bind(plan)
+        .bind(draft.steps_json())
+        .bind(draft.estimate())
+        .bind(draft.digest())
+        .bind(self.clock.instant())
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(match (verdict.as_str(), wait) {
+            ("edited", Some(wait)) => {
+                self.hints.feed(scope.user());
+                Edited::Now(wait)
+            }
+            ("gone", _) => Edited::Gone,
+            _ => Edited::Frozen,
+        })
     }
 
     /// Ends one step and all that it made. One that runs is told at once.

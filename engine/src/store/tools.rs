@@ -6,7 +6,7 @@ use crate::{
     error::StoreError,
     scope::UserScope,
     store::Store,
-    tool::{Consent, Effect, Executor, Tool},
+    tool::{Consent, Effect, Executor, Risk, Tool},
 };
 
 /// A tool to make, or to put in another's place.
@@ -22,6 +22,8 @@ pub struct NewTool {
     pub executor: Executor,
     /// What a call does to the world.
     pub effect: Effect,
+    /// How bad a wrong call is.
+    pub risk: Risk,
     /// Whether the person is asked before each call.
     pub consent: Consent,
     /// Longest call, in seconds.
@@ -32,9 +34,9 @@ impl Store {
     /// A new tool; `Conflict` on `tools_pkey` where the name is taken.
     pub async fn create_tool(&self, scope: UserScope, tool: &NewTool) -> Result<Tool, StoreError> {
         Ok(sqlx::query_as(
-            "insert into tools (user_id, name, description, input_schema, executor, effect, consent, timeout_seconds)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)
-             returning name, version, description, input_schema, executor, effect, consent, timeout_seconds, created_at, updated_at",
+            "insert into tools (user_id, name, description, input_schema, executor, effect, consent, timeout_seconds, risk)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             returning name, version, description, input_schema, executor, effect, risk, consent, timeout_seconds, created_at, updated_at",
         )
         .bind(scope.user())
         .bind(&tool.name)
@@ -44,6 +46,7 @@ impl Store {
         .bind(tool.effect.as_str())
         .bind(tool.consent.as_str())
         .bind(tool.timeout_seconds)
+        .bind(tool.risk.as_str())
         .fetch_one(&self.pool)
         .await?)
     }
@@ -56,9 +59,9 @@ impl Store {
     ) -> Result<Option<Tool>, StoreError> {
         Ok(sqlx::query_as(
             "update tools set version = version + 1, description = $3, input_schema = $4, executor = $5, effect = $6, consent = $7,
-               timeout_seconds = $8, updated_at = now()
+               timeout_seconds = $8, risk = $9, updated_at = now()
              where user_id = $1 and name = $2
-             returning name, version, description, input_schema, executor, effect, consent, timeout_seconds, created_at, updated_at",
+             returning name, version, description, input_schema, executor, effect, risk, consent, timeout_seconds, created_at, updated_at",
         )
         .bind(scope.user())
         .bind(&tool.name)
@@ -68,6 +71,7 @@ impl Store {
         .bind(tool.effect.as_str())
         .bind(tool.consent.as_str())
         .bind(tool.timeout_seconds)
+        .bind(tool.risk.as_str())
         .fetch_optional(&self.pool)
         .await?)
     }
@@ -80,7 +84,7 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<Tool>, StoreError> {
         Ok(sqlx::query_as(
-            "select name, version, description, input_schema, executor, effect, consent, timeout_seconds, created_at, updated_at
+            "select name, version, description, input_schema, executor, effect, risk, consent, timeout_seconds, created_at, updated_at
              from tools where user_id = $1 and name > coalesce($2, '') order by name limit $3",
         )
         .bind(scope.user())
@@ -93,7 +97,7 @@ impl Store {
     /// One tool.
     pub async fn tool(&self, scope: UserScope, name: &str) -> Result<Option<Tool>, StoreError> {
         Ok(sqlx::query_as(
-            "select name, version, description, input_schema, executor, effect, consent, timeout_seconds, created_at, updated_at
+            "select name, version, description, input_schema, executor, effect, risk, consent, timeout_seconds, created_at, updated_at
              from tools where user_id = $1 and name = $2",
         )
         .bind(scope.user())

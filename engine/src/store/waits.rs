@@ -34,6 +34,14 @@ pub struct Approval {
     pub deadline: Option<DateTime<Utc>>,
     /// Whether that has passed.
     pub overdue: bool,
+    /// When the person was told that the deadline is near.
+    pub warned_at: Option<DateTime<Utc>>,
+    /// The question that it takes up again.
+    pub reopened_from: Option<WaitId>,
+    /// How often it has been taken up.
+    pub reopenings: i16,
+    /// Who decided.
+    pub decided_by: Option<Value>,
     /// How it ended; none: it is open.
     pub decision: Option<Decision>,
     /// What came with the decision.
@@ -44,12 +52,27 @@ pub struct Approval {
     pub decided_at: Option<DateTime<Utc>>,
 }
 
+/// What became of a reopening.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reopened {
+    /// There is a new question.
+    As(WaitId),
+    /// There is no such question.
+    Gone,
+    /// Ten seconds have not passed.
+    TooSoon,
+    /// Tool or agent are not what they were.
+    Changed(Value),
+    /// It cannot be: `open`, `decided`, `again`, `too_often`, `busy`, `child`, `cancelled`.
+    Refused(String),
+}
+
 /// What an approval is read from, for one and for lists.
 macro_rules! approval_columns {
     () => {
         "select w.id, w.kind, w.payload, w.step_id, s.key as step_key, w.plan_id, w.session_id, w.deadline,
                 coalesce(w.deadline <= coalesce($3, clock_timestamp()), false) as overdue,
-                w.decision, w.answer, w.created_at, w.decided_at
+                w.warned_at, w.reopened_from, w.reopenings, w.decided_by, w.decision, w.answer, w.created_at, w.decided_at
          from waits w join steps s on s.user_id = w.user_id and s.id = w.step_id"
     };
 }
@@ -110,6 +133,76 @@ impl Store {
         .await?)
     }
 
+    /// Takes a question up again that got a no, or no answer in time.
+    pub async fn reopen(&self, scope: UserScope, wait: WaitId) -> Result<Reopened, StoreError> {
+        let new = WaitId::new();
+        let (verdict, difference): (String, Option<Value>) = sqlx::query_as(
+            "select verdict, difference from pg_temp.wait_reopen($1, $2, $3, $4, $5)",
+        )
+        .bind(scope.user())
+        .bind(wait)
+        .bind(new)
+        .bind(super::transitions::interval(self.limits.card))
+        .bind(self.clock.instant())
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(match verdict.as_str() {
+            "reopened" => {
+                self.tell([scope.user()]);
+                Reopened::As(new)
+            }
+            "gone" => Reopened::Gone,
+            "too_soon" => Reopened::TooSoon,
+            "changed" => Reopened::Changed(difference.unwrap_or_default()),
+            _ => Reopened::Refused(verdict),
+        })
+    }
+
+    /// Tells people of questions whose deadline is near, once each. Returns how many people.
+    pub async fn warn_of_deadlines(&self, limit: i32) -> Result<usize, StoreError> {
+        let told: Vec<UserId> = sqlx::query_scalar("select pg_temp.waits_warn($1, $2)")
+            .bind(limit)
+            .bind(self.clock.instant())
+            .fetch_all(&self.pool)
+            .await?;
+        self.tell(told.iter().copied());
+        Ok(told.len())
+    }
+
+    /// A wait for the person's own program, by the id of its call.
+    pub async fn tool_call(
+        &self,
+        scope: UserScope,
+        id: WaitId,
+    ) -> Result<Option<Approval>, StoreError> {
+        Ok(sqlx::query_as(concat!(
+            approval_columns!(),
+            " where w.user_id = $1 and w.id = $2 and w.kind = 'client_tool'"
+        ))
+        .bind(scope.user())
+        .bind(id)
+        .bind(self.clock.instant())
+        .fetch_optional(&self.pool)
+        .await?)
+    }
+
+    /// What was made under an approval: `{ordinal, state, request, result, created_at, done_at}`, if it has come to that.
+    pub async fn executed(
+        &self,
+        scope: UserScope,
+        id: WaitId,
+    ) -> Result<Option<Value>, StoreError> {
+        Ok(sqlx::query_scalar(
+            "select jsonb_build_object('ordinal', e.ordinal, 'state', e.state, 'request', e.request, 'result', e.result,
+               'created_at', e.created_at, 'done_at', e.done_at)
+             from effects e where e.approval_id = $2 and e.user_id = $1",
+        )
+        .bind(scope.user())
+        .bind(id)
+        .fetch_optional(&self.pool)
+        .await?)
+    }
+
     /// Ends the waits whose deadline has passed: timers ring, everything else timed out. Returns how many.
     pub async fn expire_waits(&self, limit: i64) -> Result<usize, StoreError> {
         if fault::mutant("deadlines_in_memory") {
@@ -134,6 +227,7 @@ impl Store {
                 decisions,
                 vec![Value::Null; due.len()],
                 true,
+                Value::Null,
             )
             .await?;
         fault::point("wake.after");
@@ -148,6 +242,19 @@ impl Store {
         decision: Decision,
         answer: Value,
     ) -> Result<bool, StoreError> {
+        self.decide(scope, wait, decision, answer, Value::Null)
+            .await
+    }
+
+    /// The same, with who decided.
+    pub async fn decide(
+        &self,
+        scope: UserScope,
+        wait: WaitId,
+        decision: Decision,
+        answer: Value,
+        by: Value,
+    ) -> Result<bool, StoreError> {
         fault::point("decide.before");
         let closed = self
             .close_waits(
@@ -155,6 +262,7 @@ impl Store {
                 vec![decision],
                 vec![answer],
                 false,
+                by,
             )
             .await?;
         fault::point("decide.after");
@@ -167,9 +275,10 @@ impl Store {
         decisions: Vec<Decision>,
         answers: Vec<Value>,
         expire: bool,
+        by: Value,
     ) -> Result<usize, StoreError> {
         let closed: Vec<(UserId, WaitId)> = sqlx::query_as(
-            "select user_id, id from pg_temp.waits_close($1, $2, $3::wait_decision[], $4, $5, $6)",
+            "select user_id, id from pg_temp.waits_close($1, $2, $3::wait_decision[], $4, $5, $6, $7)",
         )
         .bind(waits.iter().map(|(user, _)| user.0).collect::<Vec<Uuid>>())
         .bind(waits.iter().map(|(_, wait)| wait.0).collect::<Vec<Uuid>>())
@@ -181,6 +290,7 @@ impl Store {
         )
         .bind(answers)
         .bind(expire)
+        .bind(Some(by).filter(|by| !by.is_null()))
         .bind(self.clock.instant())
         .fetch_all(&self.pool)
         .await?;

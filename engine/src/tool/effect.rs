@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::id::WaitId;
+use crate::id::{GrantId, WaitId};
 
 /// What a call does to the world. The order is that of caution: a later one is trusted with less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,6 +86,9 @@ pub struct Entry {
     /// The approval that it uses up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<WaitId>,
+    /// The grant that it counts against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantId>,
 }
 
 impl Entry {
@@ -113,6 +116,7 @@ impl Entry {
             request: Value::Object(serde_json::Map::new()),
             result: Some(result),
             approval: None,
+            grant: None,
         }
     }
 }

@@ -23,7 +23,10 @@ pub struct Tool {
     /// What a call does to the world.
     #[sqlx(try_from = "String")]
     pub effect: Effect,
-    /// Whether the person is asked before each call.
+    /// How bad a wrong call is.
+    #[sqlx(try_from = "String")]
+    pub risk: Risk,
+    /// Whether the person is asked before each call, where no rule says otherwise.
     #[sqlx(try_from = "String")]
     pub consent: Consent,
     /// Longest call, in seconds, 1 to 300.
@@ -43,6 +46,40 @@ pub enum Executor {
         /// The address.
         url: String,
     },
+    /// The person's own program: it hears of the call in the feed and posts the result.
+    Client,
+}
+
+/// How bad a wrong call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Risk {
+    /// Hardly.
+    Low,
+    /// It costs something to put right.
+    Medium,
+    /// It cannot be put right; never covered by a grant.
+    High,
+}
+
+impl Risk {
+    /// The word in the database and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+
+    /// What is assumed of a tool whose owner does not say.
+    pub fn of(effect: Effect) -> Self {
+        match effect {
+            Effect::Read | Effect::Idempotent => Self::Low,
+            Effect::Reversible => Self::Medium,
+            Effect::Irreversible => Self::High,
+        }
+    }
 }
 
 /// Whether the person is asked before each call.
@@ -71,6 +108,13 @@ impl Consent {
 pub struct UnknownWord(String);
 
 impl TryFrom<String> for Consent {
+    type Error = UnknownWord;
+    fn try_from(word: String) -> Result<Self, UnknownWord> {
+        serde_json::from_value(Value::String(word.clone())).map_err(|_| UnknownWord(word))
+    }
+}
+
+impl TryFrom<String> for Risk {
     type Error = UnknownWord;
     fn try_from(word: String) -> Result<Self, UnknownWord> {
         serde_json::from_value(Value::String(word.clone())).map_err(|_| UnknownWord(word))

@@ -16,18 +16,18 @@ use serde_json::{Value, json};
 use super::System;
 
 /// A system with tools behind a socket.
-struct Workshop {
-    system: System,
-    server: ToolServer,
+pub(super) struct Workshop {
+    pub(super) system: System,
+    pub(super) server: ToolServer,
     book: Book,
 }
 
 impl Workshop {
-    async fn open() -> Self {
+    pub(super) async fn open() -> Self {
         Self::open_with(RunLimits::default()).await
     }
 
-    async fn open_with(limits: RunLimits) -> Self {
+    pub(super) async fn open_with(limits: RunLimits) -> Self {
         let book = Book::default();
         let server = ToolServer::start(book.clone()).await;
         let system = System::start_with(Duration::from_secs(5), limits).await;
@@ -52,12 +52,12 @@ impl Workshop {
         }
     }
 
-    fn ada(&self) -> &Person {
+    pub(super) fn ada(&self) -> &Person {
         &self.system.ada
     }
 
     /// An agent whose model makes these calls, one a turn, and then says what came back last.
-    async fn agent(&self, name: &str, calls: &[(&str, Value)]) {
+    pub(super) async fn agent(&self, name: &str, calls: &[(&str, Value)]) {
         let mut turns: Vec<Value> = (1..)
             .zip(calls)
             .map(|(place, (tool, arguments))| {
@@ -65,20 +65,20 @@ impl Workshop {
             })
             .collect();
         turns.push(json!({"text": "heard {{last}}"}));
-        let tools = json!(["add", "charge", "look", "pay", "delegate"]);
+        let tools = json!(["add", "charge", "look", "pay", "delegate", "ask_user"]);
         let config = json!({"tools": tools, "script": {"turns": turns}});
         self.ada().agent_with(name, config).await;
     }
 
     /// Tells the agent to begin; its plan and session.
-    async fn begin(&self, agent: &str) -> (String, String) {
+    pub(super) async fn begin(&self, agent: &str) -> (String, String) {
         let session = self.ada().session().await;
         let plan = self.ada().say(&session, "begin", Some(agent)).await;
         (plan, session)
     }
 
     /// What the agent said in the end.
-    async fn heard(&self, plan: &str, session: &str) -> String {
+    pub(super) async fn heard(&self, plan: &str, session: &str) -> String {
         eventually("the agent answers", async || {
             self.ada().state(plan).await != "active"
         })
@@ -86,12 +86,12 @@ impl Workshop {
         self.ada().answers(session).await.pop().unwrap_or_default()
     }
 
-    fn receipts(&self, name: &str) -> Vec<Receipt> {
+    pub(super) fn receipts(&self, name: &str) -> Vec<Receipt> {
         let all = self.book.all().into_iter();
         all.filter(|receipt| receipt.name == name).collect()
     }
 
-    async fn close(self) {
+    pub(super) async fn close(self) {
         self.system.end().await;
     }
 }

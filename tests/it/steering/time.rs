@@ -1,5 +1,7 @@
 //! Time: patience with passing trouble, the length of a run, of a step, of a plan; all by the clock of the rows.
 
+use engine::store::Written;
+
 use super::*;
 
 fn limited() -> Outcome {
@@ -48,7 +50,10 @@ async fn patience_has_an_end_and_begins_anew_when_the_step_gets_on() {
     for minute in 0..30 {
         if minute == 14 {
             let done = engine::tool::Entry::turn_done(0, json!({"text": "half"}));
-            assert!(desk.store.journal(&run, &[done]).await.unwrap());
+            assert_eq!(
+                desk.store.journal(&run, &[done]).await.unwrap(),
+                Written::All
+            );
         }
         desk.finish(&run, &limited()).await;
         assert_eq!(
@@ -193,25 +198,23 @@ async fn the_journal_is_fenced_and_keeps_what_is_done() {
     assert!(context.journal.is_empty());
     let charged = Entry::done(1, EntryKind::Tool, Effect::Irreversible, json!("charged"));
     let first = Entry::turn_done(0, json!({"text": "one"}));
-    assert!(desk.store.journal(&old, &[first, charged]).await.unwrap());
+    assert_eq!(
+        desk.store.journal(&old, &[first, charged]).await.unwrap(),
+        Written::All
+    );
     desk.clock.advance(chrono::TimeDelta::seconds(31));
     desk.store.reap(10).await.unwrap();
 
     let new = desk.only().await;
     let late = Entry::done(1, EntryKind::Tool, Effect::Irreversible, json!("again"));
-    assert!(
-        !desk
-            .store
-            .journal(&old, std::slice::from_ref(&late))
-            .await
-            .unwrap(),
-        "fenced"
-    );
+    let written = desk.store.journal(&old, std::slice::from_ref(&late)).await;
+    assert_eq!(written.unwrap(), Written::Fenced);
     assert!(matches!(
         desk.store.agent_context(&old).await,
         Err(engine::StoreError::LeaseLost(_))
     ));
-    assert!(desk.store.journal(&new, &[late]).await.unwrap());
+    let written = desk.store.journal(&new, &[late]).await;
+    assert_eq!(written.unwrap(), Written::All);
     let context = desk.store.agent_context(&new).await.unwrap();
     let known: Vec<_> = context
         .journal

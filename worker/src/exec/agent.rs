@@ -6,7 +6,7 @@ use engine::{
     llm::{Line, OfferedTool, Prompt, Role, Turn},
     step::{Outcome, Reply, StepError, StepSpec, claimed::Claim, outcome::ErrorClass},
     store::AgentContext,
-    tool::{DELEGATE, Tool},
+    tool::{ASK_USER, DELEGATE, Tool},
 };
 use serde_json::{Value, json};
 
@@ -45,6 +45,7 @@ pub(super) async fn run(
         spec,
         tools: &context.tools,
         allowed: &context.config.tools,
+        agent: context.agent.as_deref().unwrap_or_default(),
     };
     let mut prompt = prompt(&context, spec);
     let mut ordinal = 0;
@@ -116,6 +117,16 @@ fn offered(name: &str, tools: &[Tool]) -> Option<OfferedTool> {
             description: "Asks another agent of the team and waits for its answer.".to_owned(),
             schema: json!({ "type": "object", "additionalProperties": false, "required": ["agent", "prompt"],
                             "properties": { "agent": text, "prompt": text } }),
+        });
+    }
+    if name == ASK_USER {
+        return Some(OfferedTool {
+            name: ASK_USER.to_owned(),
+            description:
+                "Asks the person something and waits for the answer; schema describes its form."
+                    .to_owned(),
+            schema: json!({ "type": "object", "additionalProperties": false, "required": ["question"],
+                            "properties": { "question": { "type": "string" }, "schema": { "type": "object" } } }),
         });
     }
     let tool = tools.iter().find(|tool| tool.name == name)?;

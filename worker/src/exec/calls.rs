@@ -11,15 +11,14 @@ use std::{collections::HashMap, time::Duration};
 
 use engine::{
     fault,
-    id::WaitId,
     llm::ToolCall,
     step::{
         Outcome, StateName, StepError, StepSpec,
         claimed::{Claim, Woken},
-        outcome::{ErrorClass, NewWait, WaitKind},
+        outcome::{ErrorClass, NewWait},
     },
-    store::Child,
-    tool::{Consent, DELEGATE, Effect, Entry, EntryKind, EntryState, Tool},
+    store::{Child, Consents, Written},
+    tool::{ASK_USER, DELEGATE, Effect, Entry, EntryKind, EntryState, Tool, schema},
     wait::Decision,
 };
 use futures::future::join_all;
@@ -28,9 +27,11 @@ use serde_json::{Value, json};
 use crate::{
     exec::{
         card::said,
+        consent::{self, Leave},
         delegate,
         journal::{Journal, call_id},
-        patiently,
+        patiently, question,
+        wanted::{Right, Wanted},
     },
     run::{RunError, Runner, backoff},
     tool::{Call, Trouble},
@@ -47,17 +48,20 @@ pub(super) enum Answered {
     Stop(Outcome),
 }
 
-/// One call on its way.
-struct Wanted<'a> {
-    ordinal: u32,
-    tool: &'a Tool,
-    arguments: Value,
+/// What is read once for all calls of a turn.
+struct Known {
+    /// What earlier runs have delegated, by key.
+    children: HashMap<String, Child>,
+    /// The person's rules and grants.
+    consents: Consents,
 }
 
 /// What to do about a call that has no answer yet.
-enum Step<'a> {
-    Make(Wanted<'a>, Option<WaitId>),
+pub(super) enum Step<'a> {
+    Make(Wanted<'a>, Right),
     Ask(NewWait),
+    /// The person's own program, or the person, carries it out.
+    HandOut(Entry, NewWait),
     Delegate(u32, Value),
     Answer(Entry),
 }
@@ -67,8 +71,10 @@ pub(super) struct Calls<'a> {
     pub(super) claim: &'a Claim,
     pub(super) spec: &'a StepSpec,
     pub(super) tools: &'a [Tool],
-    /// Names that the agent may call; `delegate` is none of its owner's tools.
+    /// Names that the agent may call; the builtins are none of its owner's tools.
     pub(super) allowed: &'a [String],
+    /// Name of the agent.
+    pub(super) agent: &'a str,
 }
 
 impl Calls<'_> {
@@ -79,29 +85,36 @@ impl Calls<'_> {
         first: u32,
         calls: &[ToolCall],
     ) -> Result<Answered, RunError> {
-        let children = self.children(calls).await?;
+        let known = Known {
+            children: self.children(calls).await?,
+            consents: self.consents(journal, first, calls).await?,
+        };
         let mut make = Vec::new();
         let mut ask = None;
+        let mut hand_out = None;
         let mut delegate = Vec::new();
         for (ordinal, call) in (first..).zip(calls) {
             if journal.result(ordinal).is_some() {
                 continue;
             }
-            match self.next(journal, ordinal, call, &children) {
+            match self.next(journal, ordinal, call, &known) {
                 Step::Answer(entry) => journal.note(entry),
                 Step::Ask(wait) => ask = ask.or(Some((ordinal, wait))),
+                Step::HandOut(entry, wait) => hand_out = hand_out.or(Some((entry, wait))),
                 Step::Delegate(ordinal, arguments) => delegate.push((ordinal, arguments)),
-                Step::Make(wanted, approval) => {
-                    journal.note(wanted.intent(approval));
-                    make.push(wanted);
-                }
+                Step::Make(wanted, right) => make.push((wanted, right)),
             }
         }
         if let Some(stop) = self.make(journal, make).await? {
             return Ok(Answered::Stop(stop));
         }
+        // A suspended step has one wait: what else is asked of anybody comes up when the step has been woken.
         if let Some((ordinal, wait)) = ask {
             return Ok(Answered::Stop(asked(journal, ordinal, wait)));
+        }
+        if let Some((entry, wait)) = hand_out {
+            journal.note(entry);
+            return Ok(Answered::Stop(journal.with(Outcome::Suspend { wait })));
         }
         if let Some(spawn) = delegate::spawn(self, journal, delegate).await? {
             return Ok(Answered::Stop(spawn));
@@ -125,12 +138,29 @@ impl Calls<'_> {
             .collect())
     }
 
+    /// The person's rules and grants, where some call is new.
+    async fn consents(
+        &self,
+        journal: &Journal<'_>,
+        first: u32,
+        calls: &[ToolCall],
+    ) -> Result<Consents, RunError> {
+        let new = (first..).zip(calls).any(|(ordinal, call)| {
+            journal.entry(ordinal).is_none() && self.tools.iter().any(|tool| tool.name == call.name)
+        });
+        if new {
+            Ok(consent::read(&self.runner.store, self.claim).await?)
+        } else {
+            Ok(Consents::default())
+        }
+    }
+
     fn next<'b>(
         &'b self,
         journal: &Journal<'_>,
         ordinal: u32,
         call: &ToolCall,
-        children: &HashMap<String, Child>,
+        known: &Known,
     ) -> Step<'b> {
         let refuse = |why: String| Step::Answer(told(ordinal, &json!({ "error": why })));
         if !self.allowed.contains(&call.name) {
@@ -146,61 +176,94 @@ impl Calls<'_> {
         };
         if call.name == DELEGATE {
             let key = delegate::key(self.claim, ordinal);
-            return match children.get(&key) {
+            return match known.children.get(&key) {
                 Some(child) => Step::Answer(delegate::answer(ordinal, child)),
                 None => Step::Delegate(ordinal, arguments),
             };
         }
+        if call.name == ASK_USER {
+            return question::next(self.runner, self.woken(ordinal), ordinal, &arguments);
+        }
         let Some(tool) = self.tools.iter().find(|tool| tool.name == call.name) else {
             return refuse(format!("the tool {:?} was removed", call.name));
         };
+        // Checked before anybody is asked.
+        if let Err(why) = schema::check(&tool.input_schema, &arguments) {
+            return refuse(why.to_string());
+        }
         let wanted = Wanted {
             ordinal,
             tool,
             arguments,
         };
-        self.known(journal, wanted)
+        self.known(journal, wanted, known)
+    }
+
+    /// The wait about this call that the step was woken by.
+    fn woken(&self, ordinal: u32) -> Option<&Woken> {
+        let woken = self.claim.woken.as_ref();
+        woken.filter(|woken| woken.ordinal() == Some(ordinal))
     }
 
     /// What follows from what the journal and the person have said of a call.
-    fn known<'b>(&self, journal: &Journal<'_>, wanted: Wanted<'b>) -> Step<'b> {
-        let woken = self
-            .claim
-            .woken
-            .as_ref()
-            .filter(|woken| woken.ordinal() == Some(wanted.ordinal));
-        match journal.entry(wanted.ordinal).map(|entry| entry.state) {
-            Some(EntryState::Intent) if wanted.tool.effect.may_repeat() => Step::Make(wanted, None),
-            Some(EntryState::Intent) => Step::Ask(wanted.what_became(self.runner)),
-            Some(EntryState::Unknown) => match woken {
+    fn known<'b>(
+        &'b self,
+        journal: &Journal<'_>,
+        mut wanted: Wanted<'b>,
+        known: &Known,
+    ) -> Step<'b> {
+        let woken = self.woken(wanted.ordinal);
+        let Some(entry) = journal.entry(wanted.ordinal) else {
+            return self.fresh(wanted, known, woken);
+        };
+        // What is known of it was written with the arguments that it was, or shall be, made with: the person may have changed them.
+        if let Some(arguments) = entry.request.get("arguments") {
+            wanted.arguments = arguments.clone();
+        }
+        match entry.state {
+            EntryState::Intent if wanted.is_clients() => self.handed_out(&wanted, woken),
+            EntryState::Intent if wanted.tool.effect.may_repeat() => {
+                Step::Make(wanted, Right::default())
+            }
+            EntryState::Intent => Step::Ask(wanted.what_became(self.runner)),
+            EntryState::Unknown => match woken {
                 Some(woken) if woken.approval() == Some("outcome_unknown") => {
-                    wanted.after_the_question(woken)
+                    after_the_question(wanted, woken)
                 }
                 _ => Step::Ask(wanted.what_became(self.runner)),
             },
             // Done entries have been passed over before.
-            Some(EntryState::Done | EntryState::Withdrawn) | None => self.fresh(wanted, woken),
+            EntryState::Done | EntryState::Withdrawn => self.fresh(wanted, known, woken),
         }
     }
 
-    fn fresh<'b>(&self, wanted: Wanted<'b>, woken: Option<&Woken>) -> Step<'b> {
-        if wanted.tool.consent == Consent::Auto {
-            return Step::Make(wanted, None);
-        }
-        match woken {
-            Some(woken) if woken.approval() == Some("tool") && wanted.is_what(woken) => {
-                match woken.decision {
-                    Decision::Approved => Step::Make(wanted, Some(woken.id)),
-                    other => {
-                        let note = said(woken, "note").cloned().unwrap_or(Value::Null);
-                        Step::Answer(told(
-                            wanted.ordinal,
-                            &json!({ "declined": other.as_str(), "note": note }),
-                        ))
-                    }
-                }
+    fn fresh<'b>(&'b self, wanted: Wanted<'b>, known: &Known, woken: Option<&Woken>) -> Step<'b> {
+        let ordinal = wanted.ordinal;
+        match consent::leave(wanted, self.agent, &known.consents, woken) {
+            Leave::Granted(wanted, right) if wanted.is_clients() => {
+                Step::HandOut(wanted.intent(right), wanted.for_the_client())
             }
-            _ => Step::Ask(wanted.may_i(self.runner)),
+            Leave::Granted(wanted, right) => Step::Make(wanted, right),
+            Leave::Refused(why) => Step::Answer(told(ordinal, &why)),
+            Leave::Ask(wanted) => Step::Ask(wanted.may_i(self.runner, self.claim.agent_version)),
+        }
+    }
+
+    /// What the person's own program has made of a call.
+    fn handed_out<'b>(&self, wanted: &Wanted<'b>, woken: Option<&Woken>) -> Step<'b> {
+        match woken {
+            Some(woken) if woken.decision == Decision::Answered => {
+                let result = woken.answer.clone().unwrap_or(Value::Null);
+                Step::Answer(wanted.done(&result))
+            }
+            Some(woken) => {
+                let why = format!(
+                    "the person's program gave no result ({})",
+                    woken.decision.as_str()
+                );
+                Step::Answer(wanted.done(&json!({ "error": why })))
+            }
+            None => Step::HandOut(wanted.intent(Right::default()), wanted.for_the_client()),
         }
     }
 
@@ -209,12 +272,21 @@ impl Calls<'_> {
     async fn make(
         &self,
         journal: &mut Journal<'_>,
-        wanted: Vec<Wanted<'_>>,
+        wanted: Vec<(Wanted<'_>, Right)>,
     ) -> Result<Option<Outcome>, RunError> {
         if wanted.is_empty() {
             return Ok(None);
         }
-        journal.commit().await?;
+        for (wanted, right) in &wanted {
+            journal.note(wanted.intent(*right));
+        }
+        if journal.commit_or_no_grant().await? == Written::NoGrant {
+            // Used up or taken back in this moment: the person is asked after all.
+            let (first, _) = &wanted[0];
+            let wait = first.may_i(self.runner, self.claim.agent_version);
+            return Ok(Some(journal.with(Outcome::Suspend { wait })));
+        }
+        let wanted: Vec<Wanted<'_>> = wanted.into_iter().map(|(wanted, _)| wanted).collect();
         let made = join_all(wanted.iter().map(|wanted| self.one(wanted))).await;
         let mut stop = None;
         for (wanted, result) in wanted.iter().zip(made) {
@@ -285,84 +357,21 @@ impl Calls<'_> {
     }
 }
 
-impl<'a> Wanted<'a> {
-    fn entry(&self, state: EntryState, result: Option<Value>, approval: Option<WaitId>) -> Entry {
-        Entry {
-            ordinal: self.ordinal,
-            kind: EntryKind::Tool,
-            effect: self.tool.effect,
-            state,
-            request: json!({ "tool": self.tool.name, "version": self.tool.version, "arguments": self.arguments }),
-            result,
-            approval,
+/// What follows from the person's word about a call of which nobody knew what became.
+fn after_the_question<'a>(wanted: Wanted<'a>, woken: &Woken) -> Step<'a> {
+    match (woken.decision, woken.choice()) {
+        (Decision::Answered, Some("not_done")) => Step::Make(wanted, Right::default()),
+        (Decision::Answered, Some("done")) => {
+            let result = said(woken, "result").cloned().unwrap_or(Value::Null);
+            let result = json!({ "done": true, "said_by": "the person", "result": result });
+            Step::Answer(wanted.done(&result))
         }
-    }
-
-    fn intent(&self, approval: Option<WaitId>) -> Entry {
-        self.entry(EntryState::Intent, None, approval)
-    }
-
-    fn done(&self, result: &Value) -> Entry {
-        self.entry(EntryState::Done, Some(result.clone()), None)
-    }
-
-    fn unknown(&self) -> Entry {
-        self.entry(EntryState::Unknown, None, None)
-    }
-
-    fn withdrawn(&self) -> Entry {
-        self.entry(EntryState::Withdrawn, None, None)
-    }
-
-    /// The question whether a call happened.
-    fn what_became(&self, runner: &Runner) -> NewWait {
-        self.wait(
-            runner,
-            "outcome_unknown",
-            &json!(["done", "not_done", "check"]),
-        )
-    }
-
-    /// The question whether a call may be made.
-    fn may_i(&self, runner: &Runner) -> NewWait {
-        self.wait(runner, "tool", &json!(["approve", "reject"]))
-    }
-
-    fn wait(&self, runner: &Runner, kind: &str, choices: &Value) -> NewWait {
-        NewWait {
-            id: WaitId::new(),
-            kind: WaitKind::Approval,
-            payload: json!({
-                "type": kind, "ordinal": self.ordinal, "tool": self.tool.name, "tool_version": self.tool.version,
-                "effect": self.tool.effect, "arguments": self.arguments, "choices": choices,
-            }),
-            deadline: Some(runner.store.limits().card),
-        }
-    }
-
-    /// Whether an approval was given for exactly this call: tool, version, arguments.
-    fn is_what(&self, woken: &Woken) -> bool {
-        woken.payload.get("tool").and_then(Value::as_str) == Some(&self.tool.name)
-            && woken.payload.get("tool_version") == Some(&json!(self.tool.version))
-            && woken.payload.get("arguments") == Some(&self.arguments)
-    }
-
-    /// What follows from the person's word about a call of which nobody knew what became.
-    fn after_the_question(self, woken: &Woken) -> Step<'a> {
-        match (woken.decision, woken.choice()) {
-            (Decision::Answered, Some("not_done")) => Step::Make(self, None),
-            (Decision::Answered, Some("done")) => {
-                let result = said(woken, "result").cloned().unwrap_or(Value::Null);
-                let result = json!({ "done": true, "said_by": "the person", "result": result });
-                Step::Answer(self.done(&result))
-            }
-            // To look for oneself, or nobody answered: the agent is told the truth and goes on. It is never made again unasked.
-            _ => Step::Answer(self.done(&json!({
-                "outcome": "unknown",
-                "note": "Nobody knows whether this call happened. Find out with a tool that only reads before you do anything \
-                         that would do it twice.",
-            }))),
-        }
+        // To look for oneself, or nobody answered: the agent is told the truth and goes on. It is never made again unasked.
+        _ => Step::Answer(wanted.done(&json!({
+            "outcome": "unknown",
+            "note": "Nobody knows whether this call happened. Find out with a tool that only reads before you do anything that \
+                     would do it twice.",
+        }))),
     }
 }
 
@@ -379,7 +388,7 @@ fn asked(journal: &mut Journal<'_>, ordinal: u32, wait: NewWait) -> Outcome {
 }
 
 /// An answer that needs no call.
-fn told(ordinal: u32, result: &Value) -> Entry {
+pub(super) fn told(ordinal: u32, result: &Value) -> Entry {
     Entry::done(ordinal, EntryKind::Tool, Effect::Read, result.clone())
 }
 

@@ -12,6 +12,7 @@ use engine::{
     fault,
     llm::{CallId, Prompt, Turn},
     step::{Outcome, claimed::Claim},
+    store::Written,
     tool::{Entry, EntryState},
 };
 use serde_json::Value;
@@ -78,15 +79,30 @@ impl<'a> Journal<'a> {
 
     /// Commits what was noted. Once this returns, whatever dies finds it here.
     pub(super) async fn commit(&mut self) -> Result<(), RunError> {
+        // Without an intent that counts against a grant there is nothing else to hear.
+        self.commit_or_no_grant().await.map(drop)
+    }
+
+    /// The same where a grant is counted against; without it nothing was committed.
+    pub(super) async fn commit_or_no_grant(&mut self) -> Result<Written, RunError> {
         if self.pending.is_empty() {
-            return Ok(());
+            return Ok(Written::All);
         }
         let pending = std::mem::take(&mut self.pending);
-        let written = patiently(|| self.runner.store.journal(self.claim, &pending)).await?;
-        if written {
-            Ok(())
-        } else {
-            Err(StoreError::LeaseLost(self.claim.id).into())
+        match patiently(|| self.runner.store.journal(self.claim, &pending)).await? {
+            Written::Fenced => Err(StoreError::LeaseLost(self.claim.id).into()),
+            Written::All => Ok(Written::All),
+            Written::NoGrant => {
+                // What was done before stays to be committed; the intents are not.
+                let (done, intents): (Vec<Entry>, Vec<Entry>) = pending
+                    .into_iter()
+                    .partition(|entry| entry.state == EntryState::Done);
+                for intent in intents {
+                    self.known.remove(&intent.ordinal);
+                }
+                self.pending = done;
+                Ok(Written::NoGrant)
+            }
         }
     }
 

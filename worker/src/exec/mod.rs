@@ -3,12 +3,15 @@
 mod agent;
 mod calls;
 mod card;
+mod consent;
 mod delegate;
 mod journal;
 mod map;
 mod planning;
+mod question;
 mod summary;
 mod timer;
+mod wanted;
 
 use std::time::Duration;
 

@@ -1,25 +1,29 @@
 //! The planning step: a model makes the graph, petgraph checks it, one repair is allowed, and when time or patience runs
 //! out a fallback plan goes ahead. Planning never fails a message.
 
-use std::collections::HashMap;
-
 use engine::{
-    id::StepId,
+    id::{MessageId, WaitId},
     llm::{AnswerSchema, Line, Prompt, Role},
     plan::{
         NewNeed, NewStep,
-        graph::{Limits, Node, When, check},
+        draft::{DraftError, DraftStep, PlanDraft},
+        graph::{Limits, When},
     },
-    step::{Outcome, StepKind, StepSpec, claimed::Claim},
+    step::{
+        Outcome, Reply, StepError, StepKind, StepSpec,
+        claimed::{Claim, Woken},
+        outcome::{ErrorClass, NewWait, WaitKind},
+    },
     store::{PlanContext, TeamMember},
+    wait::Decision,
 };
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tracing::info;
 
 use crate::{
     exec::{
+        card::said,
         journal::{Journal, Voice},
         patiently,
     },
@@ -34,30 +38,18 @@ const SYSTEM: &str = "You plan the work of a team of agents. The last message is
 /// Steps of a plan when the person has set no bound.
 const MAX_STEPS: u8 = 20;
 
-#[derive(Debug, Deserialize)]
-struct Draft {
-    #[serde(default)]
-    steps: Vec<DraftStep>,
-}
-
-#[derive(Debug, Deserialize)]
-struct DraftStep {
-    key: String,
-    agent: String,
-    #[serde(default)]
-    prompt: Option<String>,
-    #[serde(default)]
-    needs: Vec<String>,
-}
-
 pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunError> {
     let mut context = patiently(|| runner.store.plan_context(claim)).await?;
+    let woken = claim.woken.as_ref();
+    if let Some(woken) = woken.filter(|woken| woken.approval() == Some("plan")) {
+        return after_the_question(claim, &context, woken);
+    }
     let mut journal = Journal::of(runner, claim, std::mem::take(&mut context.journal));
-    let (steps, source, why) = if context.team.is_empty() {
-        (Vec::new(), "no_team", None)
+    let (draft, source, why) = if context.team.is_empty() {
+        (PlanDraft::default(), "no_team", None)
     } else {
         match timeout(runner.planning_timeout, planned(&mut journal, &context)).await {
-            Ok(Ok(steps)) => (steps, "model", None),
+            Ok(Ok(draft)) => (draft, "model", None),
             Ok(Err(why)) => (fallback(&context), "fallback", Some(why)),
             Err(_) => (
                 fallback(&context),
@@ -72,13 +64,102 @@ pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunEr
     if let Some(why) = &why {
         info!(plan.id = %claim.plan, why, "the fallback plan goes ahead");
     }
+    let dangerous = draft.steps.iter().any(|step| {
+        let agent = context.team.iter().find(|member| member.name == step.agent);
+        agent.is_some_and(|agent| agent.dangerous)
+    });
+    let made = json!({ "source": source, "reason": why });
+    if context.config.approval.asks(draft.steps.len(), dangerous) {
+        let wait = question(runner, &context, &draft, made);
+        return Ok(journal.with(Outcome::Suspend { wait }));
+    }
+    let outcome = expanded(&draft, &context, made)?;
+    Ok(journal.with(outcome))
+}
+
+/// Puts the plan before the person. What is approved is what stands in the question then, which the person may change before.
+fn question(runner: &Runner, context: &PlanContext, draft: &PlanDraft, made: Value) -> NewWait {
+    NewWait {
+        id: WaitId::new(),
+        kind: WaitKind::Approval,
+        payload: json!({
+            "type": "plan", "goal": context.goal, "steps": draft.steps_json(), "digest": draft.digest(),
+            "estimate": draft.estimate(), "made": made, "choices": ["approve", "reject"],
+        }),
+        deadline: Some(runner.store.limits().card),
+    }
+}
+
+/// Carries out what was approved, and nothing else; or says why there is nothing to carry out.
+fn after_the_question(
+    claim: &Claim,
+    context: &PlanContext,
+    woken: &Woken,
+) -> Result<Outcome, RunError> {
+    if woken.decision == Decision::Approved {
+        let draft = serde_json::from_value(woken.payload.clone()).unwrap_or_default();
+        let made = woken.payload.get("made").cloned().unwrap_or(Value::Null);
+        return expanded(&draft, context, made);
+    }
+    let note = said(woken, "note").and_then(Value::as_str);
+    let (code, message) = match woken.decision {
+        Decision::Rejected => ("plan_rejected", "the plan was not approved"),
+        Decision::TimedOut => ("plan_timed_out", "nobody approved the plan in time"),
+        _ => ("plan_not_approved", "the plan was not approved"),
+    };
+    let message = match note {
+        Some(note) => format!("{message}: {note}"),
+        None => message.to_owned(),
+    };
+    let error = StepError::new(ErrorClass::Refused, code, message);
+    let reply = claim.session.map(|_| Reply {
+        id: MessageId::new(),
+        content: format!("I did not begin: {} ({}).", error.message, error.code),
+    });
+    Ok(Outcome::GiveUp { error, reply })
+}
+
+fn expanded(draft: &PlanDraft, context: &PlanContext, made: Value) -> Result<Outcome, RunError> {
+    let steps = if draft.steps.is_empty() {
+        Vec::new()
+    } else {
+        // What a person has approved may be longer than what a planner is asked for.
+        to_steps(draft, context, Limits::PLANNED.steps).map_err(|why| {
+            let error = StepError::new(ErrorClass::Invalid, "plan_invalid", why);
+            RunError::Step(error)
+        })?
+    };
     let steps = with_answer(steps);
-    let result = json!({ "source": source, "reason": why, "steps": steps.len() });
-    Ok(journal.with(Outcome::Expand { result, steps }))
+    let mut result = made;
+    result["steps"] = json!(steps.len());
+    Ok(Outcome::Expand { result, steps })
+}
+
+fn to_steps(draft: &PlanDraft, context: &PlanContext, most: usize) -> Result<Vec<NewStep>, String> {
+    let id = |name: &str| {
+        let named = |member: &&TeamMember| member.name == name || member.id.to_string() == name;
+        let member = context.team.iter().find(named);
+        member.map(|member| member.id)
+    };
+    draft.to_steps(most, id).map_err(|error| match error {
+        DraftError::Graph(errors) => {
+            let sentences: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            sentences.join("; ")
+        }
+        DraftError::Agent { index, name } => {
+            let names: Vec<&str> = context
+                .team
+                .iter()
+                .map(|member| member.name.as_str())
+                .collect();
+            let key = &draft.steps[index].key;
+            format!("step {key:?} names the agent {name:?}; the agents are {names:?}")
+        }
+    })
 }
 
 /// The model's plan, after at most one repair; otherwise why there is none.
-async fn planned(journal: &mut Journal<'_>, context: &PlanContext) -> Result<Vec<NewStep>, String> {
+async fn planned(journal: &mut Journal<'_>, context: &PlanContext) -> Result<PlanDraft, String> {
     let model = context.config.model.as_deref();
     let mut prompt = prompt(context);
     let mut turn = journal
@@ -86,7 +167,7 @@ async fn planned(journal: &mut Journal<'_>, context: &PlanContext) -> Result<Vec
         .await
         .map_err(|error| error.to_string())?;
     let problem = match read(&turn.text, context) {
-        Ok(steps) => return Ok(steps),
+        Ok(draft) => return Ok(draft),
         Err(problem) => problem,
     };
     prompt.lines.push(Line::new(Role::Assistant, turn.text));
@@ -138,84 +219,12 @@ fn schema() -> Value {
 }
 
 /// Reads and checks a plan; the error is a sentence that a model can act on.
-fn read(text: &str, context: &PlanContext) -> Result<Vec<NewStep>, String> {
-    let draft: Draft = serde_json::from_str(json_part(text))
+fn read(text: &str, context: &PlanContext) -> Result<PlanDraft, String> {
+    let draft: PlanDraft = serde_json::from_str(json_part(text))
         .map_err(|error| format!("it is not the JSON object asked for ({error})"))?;
     let most = usize::from(context.config.max_steps.unwrap_or(MAX_STEPS));
-    let limits = Limits {
-        steps: most,
-        ..Limits::PLANNED
-    };
-    let nodes: Vec<Node<'_>> = draft
-        .steps
-        .iter()
-        .map(|step| Node {
-            key: &step.key,
-            needs: step
-                .needs
-                .iter()
-                .map(|need| (need.as_str(), When::Success))
-                .collect(),
-        })
-        .collect();
-    check(&nodes, &limits).map_err(|errors| {
-        errors
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("; ")
-    })?;
-    let ids: HashMap<&str, StepId> = draft
-        .steps
-        .iter()
-        .map(|step| (step.key.as_str(), StepId::new()))
-        .collect();
-    draft
-        .steps
-        .iter()
-        .map(|step| new_step(step, &ids, &context.team))
-        .collect()
-}
-
-fn new_step(
-    step: &DraftStep,
-    ids: &HashMap<&str, StepId>,
-    team: &[TeamMember],
-) -> Result<NewStep, String> {
-    let agent = team
-        .iter()
-        .find(|member| member.name == step.agent)
-        .ok_or_else(|| {
-            let names: Vec<&str> = team.iter().map(|member| member.name.as_str()).collect();
-            format!(
-                "step {:?} names the agent {:?}; the agents are {names:?}",
-                step.key, step.agent
-            )
-        })?;
-    let id_of = |key: &str| {
-        ids.get(key)
-            .copied()
-            .ok_or_else(|| format!("step {:?} needs {key:?}, which is not there", step.key))
-    };
-    Ok(NewStep {
-        id: id_of(&step.key)?,
-        agent_id: Some(agent.id),
-        spec: StepSpec {
-            prompt: step.prompt.clone(),
-            ..StepSpec::default()
-        },
-        needs: step
-            .needs
-            .iter()
-            .map(|key| {
-                Ok(NewNeed {
-                    id: id_of(key)?,
-                    when: When::Success,
-                })
-            })
-            .collect::<Result<_, String>>()?,
-        ..NewStep::new(&step.key, StepKind::Agent)
-    })
+    to_steps(&draft, context, most)?;
+    Ok(draft)
 }
 
 /// Models like to wrap JSON in prose or fences: from the first brace to the last.
@@ -227,7 +236,7 @@ fn json_part(text: &str) -> &str {
 }
 
 /// One step by the agent whose description shares the most words with the request; the first agent when none does.
-fn fallback(context: &PlanContext) -> Vec<NewStep> {
+fn fallback(context: &PlanContext) -> PlanDraft {
     let wanted = words(&context.goal);
     let score = |member: &TeamMember| {
         words(&format!("{} {}", member.name, member.about))
@@ -236,12 +245,15 @@ fn fallback(context: &PlanContext) -> Vec<NewStep> {
             .count()
     };
     let best = context.team.iter().rev().max_by_key(|member| score(member));
-    best.map(|agent| NewStep {
-        agent_id: Some(agent.id),
-        ..NewStep::new("answer", StepKind::Agent)
-    })
-    .into_iter()
-    .collect()
+    let step = best.map(|agent| DraftStep {
+        key: "answer".to_owned(),
+        agent: agent.name.clone(),
+        prompt: None,
+        needs: Vec::new(),
+    });
+    PlanDraft {
+        steps: step.into_iter().collect(),
+    }
 }
 
 fn words(text: &str) -> std::collections::BTreeSet<String> {

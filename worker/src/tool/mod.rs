@@ -62,6 +62,9 @@ impl Tools {
     pub async fn call(&self, call: &Call<'_>) -> Result<Value, Trouble> {
         match &call.tool.executor {
             Executor::Http { url } => self.http.call(url, call).await,
+            Executor::Client => Err(Trouble::Refused(
+                "this tool runs on the person's own machine".to_owned(),
+            )),
         }
     }
 }

@@ -187,6 +187,16 @@ begin
              v_now + p_limits.card, v_now
       from unnest(v_moved) m join steps s on s.user_id = m.user_id and s.id = m.id
       where m.outcome = 'card';
+      -- A call that is proposed, to the person or to the person's own program; a plan that is.
+      select v_drafts || array_agg((m.user_id, m.session_id, m.plan_id, m.id,
+               case when p_bodies[m.n] -> 'payload' ->> 'type' = 'plan' then 'plan_request' else 'tool_request' end,
+               jsonb_build_object('key', m.key, 'agent_id', m.agent_id, 'call_id', p_bodies[m.n] -> 'id',
+                 'execution', case p_bodies[m.n] ->> 'kind' when 'client_tool' then 'client' else 'server' end,
+                 'deadline', v_now + (p_bodies[m.n] ->> 'deadline_ms')::bigint * interval '1 millisecond')
+               || pg_temp.shown(p_bodies[m.n] -> 'payload', m.plan_id))::pg_temp.draft order by m.n)
+      into v_drafts
+      from unnest(v_moved) m
+      where m.state = 'suspended' and m.outcome = 'suspend' and p_bodies[m.n] -> 'payload' ->> 'type' in ('tool', 'client_tool', 'plan');
       -- Children of a step that waits for them.
       for v_row in
         select m.*, (select max(s.position) + 1 from steps s where s.user_id = m.user_id and s.plan_id = m.plan_id) as base

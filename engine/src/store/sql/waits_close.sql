@@ -3,7 +3,8 @@
 -- the same clock, read once, decides both, so exactly one of them wins. Returns the waits it decided.
 -- An answer may carry `patch` {prompt?, agent_id?}: the step runs on with another question or agent, in a new round.
 create function pg_temp.waits_close(
-  p_users uuid[], p_waits uuid[], p_decisions wait_decision[], p_answers jsonb[], p_expire boolean, p_clock timestamptz)
+  p_users uuid[], p_waits uuid[], p_decisions wait_decision[], p_answers jsonb[], p_expire boolean, p_by jsonb,
+  p_clock timestamptz)
 returns table (user_id uuid, id uuid) language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -20,7 +21,7 @@ begin
     order by p.user_id, p.id for no key update;
   v_now := coalesce(p_clock, clock_timestamp());
   with closed as (
-    update waits w set decision = g.decision, answer = g.answer, decided_at = v_now
+    update waits w set decision = g.decision, answer = g.answer, decided_by = p_by, decided_at = v_now
     from unnest(p_users, p_waits, p_decisions, p_answers) g(user_id, id, decision, answer)
     where w.user_id = g.user_id and w.id = g.id and w.decision is null
       and case when p_expire then w.deadline <= v_now else w.deadline is null or w.deadline > v_now end
