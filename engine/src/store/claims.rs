@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     event::hints::Hint,
+    fault,
     id::{StepId, UserId, WorkerId},
     step::{
         ClaimedStep, Outcome, StepError,
@@ -184,7 +185,11 @@ impl Pump {
         if eager && room {
             return;
         }
-        let tick = TICK.mul_f64(0.9 + 0.2 * fastrand::f64());
+        let tick = if fault::mutant("hints_trusted") {
+            Duration::from_hours(1)
+        } else {
+            TICK.mul_f64(0.9 + 0.2 * fastrand::f64())
+        };
         tokio::select! {
             Some(one) = self.finished.recv() => done.push(one),
             Ok(()) = self.work.changed(), if room => {}

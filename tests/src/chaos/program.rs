@@ -128,6 +128,12 @@ pub fn draw(recipe: &Recipe) -> Vec<Program> {
     for program in programs.iter_mut().step_by(7) {
         program.steering = Steering::Cancel(Duration::from_millis(rng.u64(50..900)));
     }
+    // Some steps outlast a lease, and need it renewed.
+    for program in programs.iter_mut().skip(1).step_by(5) {
+        let step = &mut program.steps[0];
+        (step.agent, step.script.pieces, step.script.gap_ms) = (2, 30, 160);
+        step.script.agent = format!("{}/{}", PEOPLE[program.person].0, AGENTS[2].0);
+    }
     // Not at once: the first blows want workers that live.
     let after = programs.len() / 3;
     for program in programs.iter_mut().skip(after).take(recipe.poison) {
