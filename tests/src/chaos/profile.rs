@@ -55,7 +55,7 @@ pub fn named(name: &str) -> Option<Profile> {
     let smoke = Profile {
         name: "smoke",
         calm: Duration::from_secs(2),
-        chaos: Duration::from_secs(18),
+        chaos: Duration::from_secs(20),
         drain: Duration::from_mins(1),
         people: 3,
         plans: 16,
