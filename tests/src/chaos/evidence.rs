@@ -254,6 +254,10 @@ impl Rows {
 
 /// How an event ends a run, if it does.
 pub fn end_of_run(event: &Event) -> Option<String> {
+    // The last loss that a step may have ends it, or becomes a question.
+    if event.payload["error"]["code"] == "poison" {
+        return Some("worker_lost".to_owned());
+    }
     match event.event_type.as_str() {
         "task_completed" | "task_failed" | "task_cancelled" | "task_waiting"
         | "approval_required" | "task_skipped" => Some(event.event_type.clone()),

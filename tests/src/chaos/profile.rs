@@ -56,7 +56,8 @@ pub fn named(name: &str) -> Option<Profile> {
         name: "smoke",
         calm: Duration::from_secs(2),
         chaos: Duration::from_secs(20),
-        drain: Duration::from_mins(1),
+        // A step that has had many runs waits for up to a minute until the next.
+        drain: Duration::from_secs(100),
         people: 3,
         plans: 16,
         workers: 2,

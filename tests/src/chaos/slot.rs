@@ -49,6 +49,7 @@ struct Life {
     pid: Pid,
     ended: watch::Receiver<Option<ExitStatus>>,
     expected: Arc<AtomicBool>,
+    killed: Arc<AtomicBool>,
     begun: Instant,
 }
 
@@ -112,6 +113,7 @@ impl Slot {
             pid,
             ended,
             expected: Arc::clone(&expected),
+            killed: Arc::default(),
             begun: Instant::now(),
         });
         let (name, surprises) = (self.name.clone(), Arc::clone(&self.surprises));
@@ -195,14 +197,17 @@ impl Slot {
             .clone()
             .filter(|life| life.ended.borrow().is_none())?;
         life.expected.store(true, Ordering::SeqCst);
+        if signal == Signal::SIGKILL {
+            life.killed.store(true, Ordering::SeqCst);
+        }
         let _ = kill(life.pid, signal);
         // A frozen process hears nothing else.
         let _ = kill(life.pid, Signal::SIGCONT);
         let ended = timeout(END, life.ended.wait_for(Option::is_some)).await;
         if let Ok(Ok(status)) = ended {
             let status = *status;
-            // A process that has hardly begun does not listen to signals yet.
-            if life.begun.elapsed() > YOUTH {
+            // A process that has hardly begun does not listen to signals yet; another may be killed while it stops.
+            if life.begun.elapsed() > YOUTH && !life.killed.load(Ordering::SeqCst) {
                 self.judge(signal, status);
             }
             return status;
