@@ -33,4 +33,5 @@ pub mod stage;
 pub mod statements;
 pub mod stream;
 pub mod tool_server;
+pub mod victims;
 pub mod zombies;

@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     evidence::Kill,
-    faults::{Fault, kill_worker, strike},
+    faults::{Fault, strike},
     slot::Slot,
     stage::Stage,
+    victims::kill_worker,
 };
 
 /// A fault that was struck.
