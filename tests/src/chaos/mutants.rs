@@ -50,7 +50,7 @@ pub struct Mutant {
 pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "finish_without_token",
-        by: By::Run,
+        by: By::Zombies,
         how: How::Sql(&[(
             " and l.token = g.token\n        and (g.outcome",
             "\n        and (g.outcome",
