@@ -152,10 +152,11 @@ impl<'a> Oracle<'a> {
         });
         let program = self.evidence.program_of(plan);
         let aborted = program.is_some_and(|program| program.on_failure == OnFailure::Abort)
-            && self
-                .steps
-                .values()
-                .any(|one| one.plan_id == plan.id && one.state == "failed");
+            && (self.reopened.contains(&plan.id)
+                || self
+                    .steps
+                    .values()
+                    .any(|one| one.plan_id == plan.id && one.state == "failed"));
         let parent = step.parent_id.and_then(|parent| self.steps.get(&parent));
         let with_parent = parent.is_some_and(|parent| self.may_be_cancelled(parent, plan));
         asked || aborted || with_parent || plan.cancel_requested_at.is_some()
