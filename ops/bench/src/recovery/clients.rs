@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_millis(5);
 pub(super) struct Clients {
     store: Store,
     people: Vec<(UserScope, Vec<AgentId>)>,
-    room: Semaphore,
+    room: Arc<Semaphore>,
     sent: AtomicUsize,
     accepted: Mutex<Vec<PlanId>>,
     refused: AtomicU64,
@@ -62,7 +62,7 @@ impl Clients {
         Self {
             store,
             people,
-            room: Semaphore::new(CLIENTS as usize),
+            room: Arc::new(Semaphore::new(CLIENTS as usize)),
             sent: AtomicUsize::new(0),
             accepted: Mutex::default(),
             refused: AtomicU64::default(),
@@ -73,13 +73,14 @@ impl Clients {
 
     /// Sends one plan, without waiting for the answer.
     pub(super) fn send(self: &Arc<Self>) {
+        let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+            self.unsent.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
         let clients = Arc::clone(self);
         tokio::spawn(async move {
-            if let Ok(_permit) = clients.room.try_acquire() {
-                clients.ask().await;
-            } else {
-                clients.unsent.fetch_add(1, Ordering::Relaxed);
-            }
+            clients.ask().await;
+            drop(permit);
         });
     }
 
@@ -133,12 +134,13 @@ impl Stream {
             steps_per_s / f64::from(STEPS),
             pace.subscribe(),
         );
-        let task = tokio::spawn(stop.clone().run_until_cancelled_owned(sending));
+        let until = stop.clone();
+        let task = tokio::spawn(async move { drop(until.run_until_cancelled(sending).await) });
         Self {
             steps_per_s,
             pace,
             stop,
-            task: tokio::spawn(async move { drop(task.await) }),
+            task,
         }
     }
 

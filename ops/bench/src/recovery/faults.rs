@@ -61,7 +61,7 @@ fn start_again(server: &mut Postgres) -> anyhow::Result<()> {
         .context("the server did not start again")
 }
 
-/// Busy or idle, of workers, hints or clients: every connection but the one that does it.
+/// Whoever is at work, of workers, hints or clients; idle connections are spared, as in the public cell.
 async fn cut_connections(stage: &Stage<'_>, length: Duration) -> anyhow::Result<Value> {
     let mut connection = stage.connect().await?;
     let end = Instant::now() + length;
@@ -78,7 +78,7 @@ async fn cut_connections(stage: &Stage<'_>, length: Duration) -> anyhow::Result<
 async fn cut_all(connection: &mut PgConnection) -> anyhow::Result<i64> {
     let cuts = sqlx::query_scalar(
         "select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity
-         where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()",
+         where datname = current_database() and pid <> pg_backend_pid() and state in ('active', 'idle in transaction')",
     );
     Ok(cuts.fetch_one(connection).await?)
 }
@@ -132,9 +132,8 @@ async fn stay_in_transaction(stage: &Stage<'_>, length: Duration) -> anyhow::Res
 }
 
 async fn dead_rows(connection: &mut PgConnection) -> anyhow::Result<i64> {
-    let dead = sqlx::query_scalar(
-        "select coalesce(sum(n_dead_tup), 0)::bigint from pg_stat_user_tables",
-    );
+    let dead =
+        sqlx::query_scalar("select coalesce(sum(n_dead_tup), 0)::bigint from pg_stat_user_tables");
     Ok(dead.fetch_one(connection).await?)
 }
 

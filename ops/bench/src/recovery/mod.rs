@@ -36,7 +36,7 @@ const SHARE: f64 = 60.0;
 pub(crate) enum Cell {
     /// The server is broken off and down for the phase.
     PostgresRestart,
-    /// All connections of the database are ended twice a second.
+    /// The connections that are at work are ended, twice a second.
     PgBackendKill,
     /// Somebody holds every connection that the server has left.
     PoolExhaustion,

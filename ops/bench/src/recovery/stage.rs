@@ -3,12 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use engine::{
-    Store, UserScope,
-    agent::AgentConfig,
-    id::AgentId,
-    store::{self},
-};
+use engine::{Store, UserScope, agent::AgentConfig, id::AgentId, store};
 use futures::{StreamExt, TryStreamExt, stream};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
