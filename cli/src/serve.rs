@@ -23,7 +23,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -37,6 +37,8 @@ const HINT_CONNECTIONS: u32 = 3;
 const WORKER_CONNECTIONS: u32 = 16;
 /// Longest wait for Postgres at the start.
 const DATABASE_LIMIT: Duration = Duration::from_secs(10);
+/// Between two tries.
+const DATABASE_AGAIN: Duration = Duration::from_millis(200);
 /// Time for the hints' tasks to end.
 const HINTS_END: Duration = Duration::from_millis(20);
 /// Longest wait for connections to close.
@@ -279,7 +281,17 @@ async fn migrated(settings: &Settings) -> anyhow::Result<String> {
 
 /// How many migrations are not applied yet.
 pub(crate) async fn missing_migrations(url: &str) -> anyhow::Result<usize> {
-    let status = timeout(DATABASE_LIMIT, store::migration_status(url)).await;
+    let deadline = Instant::now() + DATABASE_LIMIT;
+    let status = loop {
+        match timeout_at(deadline, store::migration_status(url)).await {
+            // It may be starting, or somebody between may be: connections are reset then.
+            Ok(Err(error)) if error.is_passing() && Instant::now() + DATABASE_AGAIN < deadline => {
+                warn!(%error, "Postgres cannot be reached; trying again");
+                sleep(DATABASE_AGAIN).await;
+            }
+            status => break status,
+        }
+    };
     let status = status.with_context(|| {
         format!(
             "Postgres did not answer within {} s",

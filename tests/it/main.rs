@@ -6,6 +6,7 @@
 )]
 
 mod api;
+mod chaos;
 mod cli;
 mod cost;
 mod crashes;

@@ -3,6 +3,7 @@
 
 mod breakdowns;
 mod processes;
+mod tools;
 mod vendor;
 
 use std::time::Duration;
@@ -26,7 +27,7 @@ use engine::{
 };
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use worker::{WorkerConfig, llm::RouterConfig};
+use worker::{WorkerConfig, llm::RouterConfig, tool::Egress};
 
 /// API and worker in this process, before a stand-in vendor.
 struct System {
@@ -91,6 +92,7 @@ impl System {
         let working = WorkerConfig {
             vendors,
             planning_timeout,
+            egress: Egress::allowing(vec!["127.0.0.1".parse().unwrap()]),
             ..WorkerConfig::default()
         };
         let working = worker::run(store.clone(), working, stop.clone());

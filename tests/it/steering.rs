@@ -17,9 +17,14 @@ use engine::{
         claimed::Claim,
         outcome::{ErrorClass, NewWait, WaitKind},
     },
-    store::{Accepted, Cancelled, Held, NewPlan, Retried, Retry},
+    store::{
+        Accepted, Cancelled, Held, NewPlan, Retried, Retry,
+        claims::{ClaimOptions, claims},
+    },
 };
+use futures::StreamExt;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 /// Somebody with an agent, a store and a clock.
 struct Desk {
@@ -336,6 +341,37 @@ async fn one_step_is_cancelled_and_its_plan_goes_on() {
         .unwrap();
     assert_eq!(nobody, Cancelled::Gone);
     desk.holds().await;
+}
+
+#[tokio::test]
+async fn a_cancel_is_heard_without_any_hint() {
+    let database = Database::fresh().await;
+    // Two processes that share nothing but the rows: no hint goes from one to the other.
+    let (here, there) = (database.store(), database.store());
+    let scope = database.user(&here, "ada").await;
+    let agent = agent(&here, scope, "coder", 1).await;
+    let options = ClaimOptions {
+        places: 1,
+        drain: CancellationToken::new(),
+        abandon: CancellationToken::new(),
+    };
+    let mut steps = Box::pin(claims(there, options.clone()));
+    let shape = engine::testing::Shape::Chain(1);
+    let plan = engine::testing::explicit(shape, &[agent], None);
+    let Accepted::Plan { plan, .. } = here.accept_plan(scope, &plan).await.unwrap() else {
+        panic!("not accepted")
+    };
+    let step = steps.next().await.unwrap();
+    here.cancel_plan(scope, plan).await.unwrap();
+    // Leases are renewed every ten seconds: whoever hears of it before that has looked by himself.
+    let heard = step.claim.cancelled.clone();
+    tokio::time::timeout(Duration::from_secs(5), heard.cancelled())
+        .await
+        .expect("it is told in time");
+    step.finish(Outcome::Yield);
+    options.drain.cancel();
+    assert!(steps.next().await.is_none());
+    assert_invariants(&here).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The harness of the stories in `it/`: private servers, stand-ins, checks.
 
+/// The chaos harness.
+pub mod chaos;
 /// Private servers and databases.
 pub mod harness;
 /// A person at the HTTP API.

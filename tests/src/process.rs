@@ -7,7 +7,7 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::OnceLock,
@@ -38,6 +38,13 @@ const INHERITED: [&str; 6] = [
     "CODELAB_NO_INSTALL",
 ];
 
+/// What a process may know of its surroundings, with the values of here.
+pub fn surroundings() -> impl Iterator<Item = (&'static str, OsString)> {
+    INHERITED
+        .iter()
+        .filter_map(|name| Some((*name, env::var_os(name)?)))
+}
+
 /// The binary, built once with the profile of the tests. Blocks.
 pub fn codelab() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
@@ -45,12 +52,13 @@ pub fn codelab() -> PathBuf {
 }
 
 fn build() -> PathBuf {
-    // .../target/debug/deps/it-0123456789abcdef
-    let test = env::current_exe().expect("the test knows its own file");
-    let profile = test
+    // .../target/debug/deps/it-0123456789abcdef, or .../target/debug/chaos
+    let program = env::current_exe().expect("a program knows its own file");
+    let profile = program
         .ancestors()
-        .nth(2)
-        .expect("a test runs in target/<profile>/deps");
+        .skip(1)
+        .find(|folder| folder.file_name() != Some(OsStr::new("deps")))
+        .expect("a program is in target/<profile>");
     let target = profile.parent().expect("a profile is in the target folder");
     let mut cargo =
         std::process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -90,13 +98,10 @@ impl Codelab {
         let binary = tokio::task::spawn_blocking(codelab)
             .await
             .expect("no panic");
-        let inherited = INHERITED
-            .iter()
-            .filter_map(|name| Some((*name, env::var_os(name)?)));
         let mut child = Command::new(binary)
             .args(arguments)
             .env_clear()
-            .envs(inherited)
+            .envs(surroundings())
             .envs(variables.iter().copied())
             .current_dir(folder)
             .stdin(Stdio::null())

@@ -7,6 +7,7 @@ use self::cases::{agents, bodies, chat, plans, queries};
 use super::{Answer, Api, answer};
 
 mod cases;
+mod steering;
 
 /// A wrong request, and what it gets.
 struct Case {
@@ -75,6 +76,8 @@ struct Things {
     agent: String,
     session: String,
     plan: String,
+    step: String,
+    card: String,
     foreign_agent: String,
     foreign_session: String,
 }
@@ -114,10 +117,18 @@ async fn each_wrong_request_gets_its_exact_problem_and_changes_nothing() {
     let plan = api.plan("ada", Some(&session), "coder").await;
     let (foreign_agent, foreign_session) =
         (api.agent("eve", "spy").await, api.session("eve").await);
+    let steps = api.get("ada", &format!("/my/plans/{plan}/steps/")).await;
+    let step = steps.ok()["items"][0]["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    let card = api.card("ada").await;
     let things = Things {
         agent,
         session,
         plan,
+        step,
+        card,
         foreign_agent,
         foreign_session,
     };
@@ -128,6 +139,9 @@ async fn each_wrong_request_gets_its_exact_problem_and_changes_nothing() {
         chat(&things),
         plans(&things),
         queries(&things),
+        steering::tools(),
+        steering::questions(&things),
+        steering::steps(&things),
     ]
     .into_iter()
     .flatten();
@@ -158,7 +172,7 @@ async fn each_wrong_request_gets_its_exact_problem_and_changes_nothing() {
         );
         count += 1;
     }
-    assert!(count > 120, "{count} cases");
+    assert!(count > 165, "{count} cases");
 }
 
 #[tokio::test]

@@ -455,3 +455,25 @@ async fn requests_have_ids_and_the_process_tells_how_it_is() {
         refused.headers
     );
 }
+
+#[tokio::test]
+async fn a_database_without_a_free_connection_is_a_503_in_time() {
+    let api = Api::start().await;
+    api.agent("ada", "coder").await;
+    let pool = api.store.pool();
+    let mut held = Vec::new();
+    while let Ok(connection) =
+        tokio::time::timeout(std::time::Duration::from_millis(300), pool.acquire()).await
+    {
+        held.push(connection.expect("a connection"));
+    }
+    assert_eq!(held.len(), 10, "all of the pool");
+    let refused = api.get("ada", "/my/agents/").await;
+    assert_eq!(
+        (refused.status, refused.problem()),
+        (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+    );
+    assert_eq!(refused.header("retry-after"), "1");
+    held.clear();
+    api.get("ada", "/my/agents/").await.ok();
+}
