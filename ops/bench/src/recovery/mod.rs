@@ -50,7 +50,7 @@ pub(crate) enum Cell {
     SustainedHighLoad,
     /// Four readers scan the hot tables, each under one snapshot for the whole phase.
     ActiveReaders,
-    /// Twice the load: more than the workers can take.
+    /// Twice the load.
     EventBurst,
 }
 
