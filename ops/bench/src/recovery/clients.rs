@@ -135,7 +135,9 @@ impl Stream {
             pace.subscribe(),
         );
         let until = stop.clone();
-        let task = tokio::spawn(async move { drop(until.run_until_cancelled(sending).await) });
+        let task = tokio::spawn(async move {
+            let _ = until.run_until_cancelled(sending).await;
+        });
         Self {
             steps_per_s,
             pace,
