@@ -1,5 +1,10 @@
 //! A whole deployment under chaos for half a minute: people work while workers are killed and frozen, Postgres crashes, the network
 //! lies, and the vendor is out of order. More of it: `cargo run -p codelab-tests --bin chaos -- --help`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at the first surprise"
+)]
 
 use codelab_tests::chaos::{
     profile,

@@ -6,7 +6,6 @@
 )]
 
 mod api;
-mod chaos;
 mod cli;
 mod cost;
 mod crashes;

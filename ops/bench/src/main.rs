@@ -2,15 +2,18 @@
 #![expect(clippy::print_stdout, reason = "the figures are what it is for")]
 
 mod direct;
+mod recovery;
 mod setup;
 mod workloads;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 /// Runs the workloads named (all by default) and prints one JSON line each.
 #[derive(Debug, Parser)]
 struct Args {
-    /// limit, diamonds, chain, idle, full-agent, direct
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// limit, diamonds, chain, idle, full-agent, direct; not by default: recovery, or one of its cells by name
     #[arg(value_delimiter = ',')]
     workloads: Vec<String>,
     /// Seconds a workload is measured.
@@ -27,10 +30,21 @@ struct Args {
     database_url: Option<String>,
 }
 
+/// What this program is when it started itself.
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// A worker that a recovery cell may kill.
+    #[command(hide = true)]
+    RecoveryWorker(recovery::WorkerArgs),
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     engine::install_crypto();
     let args = Args::parse();
+    if let Some(Role::RecoveryWorker(worker)) = args.role {
+        return recovery::work(worker).await;
+    }
     let bench = setup::Bench::start(args.database_url.as_deref(), args.profile).await?;
     let all = ["limit", "diamonds", "chain", "idle", "full-agent", "direct"];
     let wanted: Vec<&str> = if args.workloads.is_empty() {
@@ -39,6 +53,10 @@ async fn main() -> anyhow::Result<()> {
         args.workloads.iter().map(String::as_str).collect()
     };
     for name in wanted {
+        if let Some(cells) = recovery::cells(name) {
+            recovery::run(&bench, cells, args.seconds, args.places).await?;
+            continue;
+        }
         let line = match name {
             "limit" => workloads::limit(&bench, args.seconds).await?,
             "diamonds" => workloads::diamonds(&bench, args.seconds, args.places).await?,

@@ -1,6 +1,9 @@
 //! A durable private cluster and a store over it.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context;
 use engine::{
@@ -20,12 +23,15 @@ pub(crate) struct Bench {
     /// Plain connections, without our transitions or settings.
     pub(crate) raw: PgPool,
     stop: CancellationToken,
-    _postgres: Option<(Postgres, tempfile::TempDir)>,
+    cluster: Option<Arc<Mutex<Cluster>>>,
 }
+
+/// A private server and the folder it lives in, which goes after it.
+type Cluster = (Postgres, tempfile::TempDir);
 
 impl Bench {
     pub(crate) async fn start(url: Option<&str>, profile: bool) -> anyhow::Result<Self> {
-        let (url, postgres) = match url {
+        let (url, cluster) = match url {
             Some(url) => (url.to_owned(), None),
             None => tokio::task::spawn_blocking(move || private(profile)).await??,
         };
@@ -38,7 +44,7 @@ impl Bench {
             url,
             raw,
             stop: CancellationToken::new(),
-            _postgres: postgres,
+            cluster: cluster.map(|cluster| Arc::new(Mutex::new(cluster))),
         })
     }
 
@@ -55,21 +61,24 @@ impl Bench {
         Ok(serde_json::json!(rows))
     }
 
+    /// Does something with the private server, away from the runtime: starts and stops wait for a process.
+    pub(crate) async fn with_server<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Postgres) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let cluster = self
+            .cluster
+            .clone()
+            .context("this needs a private server; do not give --database-url")?;
+        tokio::task::spawn_blocking(move || {
+            act(&mut cluster.lock().unwrap_or_else(PoisonError::into_inner).0)
+        })
+        .await?
+    }
+
     /// A store whose hints reach other processes, as in production.
     pub(crate) fn store(&self) -> anyhow::Result<Store> {
-        let limits = PoolLimits {
-            max: 8,
-            ..PoolLimits::default()
-        };
-        let reach = Reach {
-            postgres: store::pool(&self.url, PoolLimits { max: 3, ..limits })?,
-            redis: None,
-        };
-        Ok(Store::new(
-            store::pool(&self.url, limits)?,
-            Hints::start(reach, &self.stop),
-            Duration::from_secs(30),
-        ))
+        store_over(&self.url, 8, Duration::from_secs(30), &self.stop)
     }
 
     /// The stores of an API and a worker in one process, with pools apart and the hints in common, as `codelab up` has them.
@@ -122,7 +131,29 @@ impl Bench {
     }
 }
 
-type Private = (String, Option<(Postgres, tempfile::TempDir)>);
+/// A store with so many connections, whose hints reach other processes until `stop`.
+pub(crate) fn store_over(
+    url: &str,
+    connections: u32,
+    lease: Duration,
+    stop: &CancellationToken,
+) -> anyhow::Result<Store> {
+    let limits = PoolLimits {
+        max: connections,
+        ..PoolLimits::default()
+    };
+    let reach = Reach {
+        postgres: store::pool(url, PoolLimits { max: 3, ..limits })?,
+        redis: None,
+    };
+    Ok(Store::new(
+        store::pool(url, limits)?,
+        Hints::start(reach, stop),
+        lease,
+    ))
+}
+
+type Private = (String, Option<Cluster>);
 
 fn private(profile: bool) -> anyhow::Result<Private> {
     let folder = tempfile::tempdir()?;

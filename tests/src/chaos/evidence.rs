@@ -74,6 +74,18 @@ pub struct EdgeRow {
     pub met_when: String,
 }
 
+/// A wait as its row has it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+#[expect(missing_docs, reason = "columns of the schema")]
+pub struct WaitRow {
+    pub id: Uuid,
+    pub kind: String,
+    pub decision: Option<String>,
+    pub answer: Option<Value>,
+    pub deadline: Option<DateTime<Utc>>,
+    pub decided_at: Option<DateTime<Utc>>,
+}
+
 /// An entry of the journal.
 #[derive(Debug, Clone, sqlx::FromRow)]
 #[expect(missing_docs, reason = "columns of the schema")]
@@ -136,6 +148,7 @@ pub struct Rows {
     pub plans: Vec<PlanRow>,
     pub edges: Vec<EdgeRow>,
     pub effects: Vec<EffectRow>,
+    pub waits: Vec<WaitRow>,
     /// Limit of each agent.
     pub limits: HashMap<String, usize>,
     /// Invariants that the rows break.
@@ -179,6 +192,10 @@ impl Rows {
                 .fetch_all(pool)
                 .await?,
             effects: sqlx::query_as("select step_id, round, ordinal, kind, state, done_at from effects")
+                .fetch_all(pool)
+                .await?,
+            waits: sqlx::query_as(
+                "select id, kind::text as kind, decision::text as decision, answer, deadline, decided_at from waits")
                 .fetch_all(pool)
                 .await?,
             limits: limits
@@ -237,6 +254,10 @@ impl Rows {
 
 /// How an event ends a run, if it does.
 pub fn end_of_run(event: &Event) -> Option<String> {
+    // The last loss that a step may have ends it, or becomes a question.
+    if event.payload["error"]["code"] == "poison" {
+        return Some("worker_lost".to_owned());
+    }
     match event.event_type.as_str() {
         "task_completed" | "task_failed" | "task_cancelled" | "task_waiting"
         | "approval_required" | "task_skipped" => Some(event.event_type.clone()),
@@ -301,10 +322,14 @@ impl Evidence {
         let plans = self.rows.plans.iter().map(|one| format!("{one:?}"));
         let blows = self.blows.iter().map(|one| format!("{one:?}"));
         let kills = self.kills.iter().map(|one| format!("{one:?}"));
+        let waits = self.rows.waits.iter().map(|one| format!("{one:?}"));
         let programs = self.programs.iter().map(|one| format!("{one:?}"));
         fs::write(folder.join("events.jsonl"), lines(events.collect()))?;
         fs::write(folder.join("receipts.jsonl"), lines(receipts.collect()))?;
-        fs::write(folder.join("rows.txt"), lines(plans.chain(steps).collect()))?;
+        fs::write(
+            folder.join("rows.txt"),
+            lines(plans.chain(steps).chain(waits).collect()),
+        )?;
         fs::write(
             folder.join("faults.txt"),
             lines(blows.chain(kills).collect()),

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::sleep;
 
@@ -12,6 +11,7 @@ use super::{
     proxy::{Proxy, Weather},
     stage::Stage,
     tool_server::ToolMood,
+    victims::{busiest, kill_worker},
 };
 
 /// A kind of fault.
@@ -64,9 +64,10 @@ pub const PROCESSES: &[Fault] = &[
     Fault::CrashPostgres,
     Fault::KillApi,
     Fault::DrainWorker,
-    Fault::FreezeAllWorkers,
+    Fault::FreezeWorker,
     Fault::TerminateActive,
     Fault::LockSteps,
+    Fault::FreezeAllWorkers,
     Fault::KillWorker,
     Fault::TerminateIdle,
     Fault::IdleInTransaction,
@@ -255,40 +256,8 @@ async fn at_network(
     }
 }
 
-/// The worker in the middle of most calls, once there is one: a blow at an idle one shows nothing.
-async fn busiest(stage: &Stage) -> usize {
-    for _ in 0..30 {
-        let open = stage.book.open_of_workers();
-        if let Some((worker, _)) = open.into_iter().max_by_key(|(_, calls)| *calls) {
-            return worker;
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-    0
-}
-
 fn over_a_lease(stage: &Stage, rng: &mut fastrand::Rng) -> Duration {
     stage.lease + Duration::from_millis(rng.u64(1_000..2_500))
-}
-
-/// Kills a worker and starts it again; writes down which leases there were.
-pub async fn kill_worker(stage: &Stage, victim: usize, kills: &std::sync::Mutex<Vec<Kill>>) {
-    let leases = sqlx::query_as("select step_id, token from leases")
-        .fetch_all(&stage.direct)
-        .await;
-    let at = Utc::now();
-    if stage.workers[victim].kill().await {
-        let kill = Kill {
-            at,
-            worker: victim,
-            leases: leases.unwrap_or_default(),
-        };
-        kills
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .push(kill);
-    }
-    stage.workers[victim].start();
 }
 
 async fn crash_postgres(stage: &Stage, pause: Duration) {

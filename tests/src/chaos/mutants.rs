@@ -29,6 +29,8 @@ enum How {
 enum By {
     /// A run against processes.
     Run,
+    /// The same, with every NOTIFY lost.
+    DeafRun,
     /// The hunt in this process.
     Zombies,
 }
@@ -48,7 +50,7 @@ pub struct Mutant {
 pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "finish_without_token",
-        by: By::Run,
+        by: By::Zombies,
         how: How::Sql(&[(
             " and l.token = g.token\n        and (g.outcome",
             "\n        and (g.outcome",
@@ -112,6 +114,12 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "repeat_all_effects",
         by: By::Run,
+        how: How::Rust,
+        schema: &[],
+    },
+    Mutant {
+        name: "hints_trusted",
+        by: By::DeafRun,
         how: How::Rust,
         schema: &[],
     },
@@ -187,25 +195,21 @@ pub struct Hunted {
     by: By,
     /// The first thing that was wrong; none: it lives.
     pub caught_by: Option<String>,
+    /// How many things were.
+    pub violations: usize,
     /// Until then.
     pub seconds: u64,
     /// Seeds that it took.
     pub seeds: u64,
 }
 
-/// Hunts all mutants, or the one of this name.
-pub async fn hunt(cluster: &Cluster, profile: &Profile, only: Option<&str>) -> Vec<Hunted> {
-    let mut hunted = Vec::new();
-    for mutant in MUTANTS {
-        if only.is_none_or(|name| name == mutant.name) {
-            hunted.push(hunt_one(cluster, profile, mutant).await);
-        }
-    }
-    hunted
-}
-
-async fn hunt_one(cluster: &Cluster, profile: &Profile, mutant: &Mutant) -> Hunted {
+/// Hunts a mutant.
+pub async fn hunt(cluster: &Cluster, profile: &Profile, mutant: &Mutant) -> Hunted {
     let begun = Instant::now();
+    let profile = &Profile {
+        deaf: mutant.by == By::DeafRun,
+        ..profile.clone()
+    };
     if mutant.by == By::Zombies {
         return mutant.among_zombies(cluster).await;
     }
@@ -218,6 +222,7 @@ async fn hunt_one(cluster: &Cluster, profile: &Profile, mutant: &Mutant) -> Hunt
                 mutant: mutant.name,
                 by: mutant.by,
                 caught_by: Some(first.lines().next().unwrap_or_default().to_owned()),
+                violations: report.violations.len(),
                 seconds: begun.elapsed().as_secs(),
                 seeds: seed,
             };
@@ -227,14 +232,10 @@ async fn hunt_one(cluster: &Cluster, profile: &Profile, mutant: &Mutant) -> Hunt
         mutant: mutant.name,
         by: mutant.by,
         caught_by: None,
+        violations: 0,
         seconds: begun.elapsed().as_secs(),
         seeds: SEEDS,
     }
-}
-
-/// The mutant of this name.
-pub fn named(name: &str) -> Option<&'static Mutant> {
-    MUTANTS.iter().find(|mutant| mutant.name == name)
 }
 
 impl Mutant {
@@ -254,6 +255,7 @@ impl Mutant {
         Hunted {
             mutant: self.name,
             by: self.by,
+            violations: usize::from(wrong.is_some()),
             caught_by: wrong,
             seconds: begun.elapsed().as_secs(),
             seeds: 1,

@@ -2,19 +2,21 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     evidence::Kill,
-    faults::{Fault, kill_worker, strike},
+    faults::{Fault, strike},
     slot::Slot,
     stage::Stage,
+    victims::kill_worker,
 };
 
 /// A fault that was struck.
@@ -58,19 +60,20 @@ impl Deeds {
     }
 }
 
-/// Strikes with one fault of the deck after another until the end; the deck begins anew in another order.
+/// Strikes with one fault of the deck after another for that long; the deck begins anew in another order.
 pub async fn crew(
     stage: Arc<Stage>,
     deeds: Arc<Deeds>,
     deck: &'static [Fault],
     mut rng: fastrand::Rng,
-    until: Instant,
+    when: Range<Instant>,
 ) {
+    sleep_until(when.start).await;
     let mut order = deck.to_vec();
     loop {
         for fault in &order {
             sleep(Duration::from_millis(rng.u64(150..700))).await;
-            if Instant::now() >= until {
+            if Instant::now() >= when.end {
                 return;
             }
             let began = Utc::now();

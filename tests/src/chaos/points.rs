@@ -90,8 +90,16 @@ pub async fn enumerate(cluster: &Cluster, depth: Depth) -> PointsReport {
     for _ in 0..LANES {
         lanes.spawn(lane(cluster.clone(), Arc::clone(&shared)));
     }
-    while lanes.join_next().await.is_some() {}
+    let mut broken = Vec::new();
+    while let Some(ended) = lanes.join_next().await {
+        broken.extend(
+            ended
+                .err()
+                .map(|error| format!("a lane broke off: {error}")),
+        );
+    }
     let mut report = lock(&shared.report).clone();
+    report.violations.extend(broken);
     report.seconds = begun.elapsed().as_secs();
     // A point that comes by the clock may come less often; its first pass always comes.
     let never = report.not_reached.iter().filter(|point| point.pass == 1);
@@ -217,6 +225,11 @@ async fn try_point(stage: &Stage, point: &Point, expected: &Came) -> (bool, Vec<
         came = played => came,
         () = medic => unreachable!("it never ends"),
     };
+    if !died {
+        // It would still die there, in the middle of another's turn.
+        victim.kill().await;
+        victim.start();
+    }
     let Ok(came) = came else {
         let dump = super::liveness::dump(&stage.direct).await;
         return (

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Profile {
     /// Its name.
     pub name: &'static str,
+    /// How long people work before the first blow.
+    pub calm: Duration,
     /// How long the nemesis strikes.
     pub chaos: Duration,
     /// How long all work may take to end after that.
@@ -19,6 +21,8 @@ pub struct Profile {
     pub workers: usize,
     /// Seconds of a lease.
     pub lease: u64,
+    /// No NOTIFY ever arrives: hints wake, and nothing may hang on them.
+    pub deaf: bool,
     /// Steps that kill their worker.
     pub poison: usize,
     /// What must have happened at least so often.
@@ -50,12 +54,15 @@ pub struct Least {
 pub fn named(name: &str) -> Option<Profile> {
     let smoke = Profile {
         name: "smoke",
-        chaos: Duration::from_secs(18),
-        drain: Duration::from_mins(1),
+        calm: Duration::from_secs(2),
+        chaos: Duration::from_secs(20),
+        // A step that has had many runs waits for up to a minute until the next.
+        drain: Duration::from_secs(100),
         people: 3,
         plans: 16,
         workers: 2,
         lease: 3,
+        deaf: false,
         poison: 2,
         least: Least {
             takeovers: 1,
@@ -65,7 +72,7 @@ pub fn named(name: &str) -> Option<Profile> {
             stolen: 1,
             poison: 1,
             cancels: 1,
-            decisions: 0,
+            decisions: 1,
         },
     };
     match name {
@@ -82,7 +89,7 @@ pub fn named(name: &str) -> Option<Profile> {
                 stolen: 2,
                 poison: 1,
                 cancels: 3,
-                decisions: 0,
+                decisions: 5,
             },
             ..smoke
         }),
@@ -102,14 +109,15 @@ pub fn named(name: &str) -> Option<Profile> {
                 stolen: 10,
                 poison: 3,
                 cancels: 20,
-                decisions: 0,
+                decisions: 40,
             },
             ..smoke
         }),
         // Short and without ornament: enough to notice a mutant.
         "hunt" => Some(Profile {
             name: "hunt",
-            chaos: Duration::from_secs(12),
+            calm: Duration::from_secs(6),
+            chaos: Duration::from_secs(10),
             drain: Duration::from_secs(25),
             people: 2,
             plans: 16,

@@ -128,10 +128,18 @@ pub fn draw(recipe: &Recipe) -> Vec<Program> {
     for program in programs.iter_mut().step_by(7) {
         program.steering = Steering::Cancel(Duration::from_millis(rng.u64(50..900)));
     }
-    // Not at once: the first blows want workers that live.
-    let after = programs.len() / 3;
-    for program in programs.iter_mut().skip(after).take(recipe.poison) {
-        make_poison(program);
+    // Some steps outlast a lease, and need it renewed.
+    for program in programs.iter_mut().skip(1).step_by(5) {
+        let step = &mut program.steps[0];
+        (step.agent, step.script.pieces, step.script.gap_ms) = (2, 30, 160);
+        step.script.agent = format!("{}/{}", PEOPLE[program.person].0, AGENTS[2].0);
+        for (_, args) in &mut step.script.calls {
+            args["agent"] = step.script.agent.clone().into();
+        }
+    }
+    // Sent while all is calm, so that none gets lost on its way.
+    for (program, number) in programs.iter_mut().zip(1..).take(recipe.poison) {
+        make_poison(program, number);
     }
     programs
 }
@@ -270,16 +278,23 @@ fn steering(rng: &mut fastrand::Rng, steps: usize) -> Steering {
     }
 }
 
-/// One step that kills its worker, alone, so that nobody else is hit on purpose.
-fn make_poison(program: &mut Program) {
+/// A while, and then a step that kills its worker.
+fn make_poison(program: &mut Program, number: u32) {
+    program.at = Duration::ZERO;
     program.steering = Steering::None;
     program.on_failure = OnFailure::Continue;
-    program.steps.truncate(1);
-    let step = &mut program.steps[0];
-    step.kind = Kind::Agent;
-    step.script.poison = true;
-    step.script.refuse = false;
-    step.script.calls.clear();
+    program.steps.truncate(2);
+    for step in &mut program.steps {
+        step.any = false;
+        step.script.refuse = false;
+        step.script.calls.clear();
+    }
+    let [wait, poison] = program.steps.as_mut_slice() else {
+        return;
+    };
+    (wait.kind, wait.needs) = (Kind::Timer(4 * number), Vec::new());
+    (poison.kind, poison.needs) = (Kind::Agent, vec![(0, When::Success)]);
+    poison.script.poison = true;
 }
 
 impl Program {

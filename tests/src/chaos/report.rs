@@ -18,6 +18,7 @@ use super::{
 pub struct Report {
     pub profile: String,
     pub seed: u64,
+    pub deaf: bool,
     pub seconds: u64,
     pub faults: BTreeMap<String, u64>,
     pub plans: usize,

@@ -47,7 +47,11 @@ pub async fn run(cluster: &Cluster, profile: &Profile, seed: u64, breakage: &Bre
         workers: profile.workers,
         lease: profile.lease,
         variables: breakage.variables.clone(),
-        schema: breakage.schema.clone(),
+        schema: [
+            if profile.deaf { deafness() } else { Vec::new() },
+            breakage.schema.clone(),
+        ]
+        .concat(),
     };
     let stage = Arc::new(Stage::set(cluster, &setting).await);
     let deeds = Arc::new(Deeds::default());
@@ -55,6 +59,7 @@ pub async fn run(cluster: &Cluster, profile: &Profile, seed: u64, breakage: &Bre
     let mut report = scene.play(profile, seed).await;
     profile.name.clone_into(&mut report.profile);
     report.seed = seed;
+    report.deaf = profile.deaf;
     report.seconds = begun.elapsed().as_secs();
     if let Some(stage) = Arc::into_inner(stage)
         && !report.violations.is_empty()
@@ -66,6 +71,16 @@ pub async fn run(cluster: &Cluster, profile: &Profile, seed: u64, breakage: &Bre
         ));
     }
     report
+}
+
+/// Hides Postgres' own function behind one that does nothing, from the connections of this database.
+fn deafness() -> Vec<String> {
+    [
+        "create function public.pg_notify(text, text) returns void language sql as ''",
+        "do $$ begin execute format('alter database %I set search_path = public, pg_catalog', current_database()); end $$",
+    ]
+    .map(str::to_owned)
+    .into()
 }
 
 /// Everything that goes on during a run.
@@ -89,7 +104,7 @@ impl Scene {
             seed,
             people: profile.people,
             plans: profile.plans,
-            over: profile.chaos,
+            over: profile.calm + profile.chaos,
             poison: profile.poison,
         };
         let mut scene = Self {
@@ -194,7 +209,7 @@ impl Scene {
     /// Work and blows, until the blows have ended and all plans are sent and steered.
     async fn chaos(&self, profile: &Profile, seed: u64) {
         let begun = Instant::now();
-        let until = begun + profile.chaos;
+        let from = begun + profile.calm;
         let mut work = JoinSet::new();
         for (number, (person, session)) in self.people.iter().enumerate() {
             let own = self
@@ -210,7 +225,7 @@ impl Scene {
         for (number, deck) in decks.into_iter().enumerate() {
             let rng = fastrand::Rng::with_seed(seed.wrapping_mul(31).wrapping_add(number as u64));
             let (stage, deeds) = (Arc::clone(&self.stage), Arc::clone(&self.deeds));
-            crews.spawn(crew(stage, deeds, deck, rng, until));
+            crews.spawn(crew(stage, deeds, deck, rng, from..from + profile.chaos));
         }
         while crews.join_next().await.is_some() {}
         self.stage.heal().await;

@@ -14,7 +14,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -27,6 +27,8 @@ use crate::process::{codelab, surroundings};
 
 /// Longest wait for a process to end after it was told to: its grace period and a slow machine.
 const END: Duration = Duration::from_secs(40);
+/// Until it listens to signals, at the latest.
+const YOUTH: Duration = Duration::from_secs(3);
 
 /// One process of the deployment, over all its lives.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ struct Life {
     pid: Pid,
     ended: watch::Receiver<Option<ExitStatus>>,
     expected: Arc<AtomicBool>,
+    killed: Arc<AtomicBool>,
+    begun: Instant,
 }
 
 impl Slot {
@@ -109,6 +113,8 @@ impl Slot {
             pid,
             ended,
             expected: Arc::clone(&expected),
+            killed: Arc::default(),
+            begun: Instant::now(),
         });
         let (name, surprises) = (self.name.clone(), Arc::clone(&self.surprises));
         tokio::spawn(async move {
@@ -191,13 +197,19 @@ impl Slot {
             .clone()
             .filter(|life| life.ended.borrow().is_none())?;
         life.expected.store(true, Ordering::SeqCst);
+        if signal == Signal::SIGKILL {
+            life.killed.store(true, Ordering::SeqCst);
+        }
         let _ = kill(life.pid, signal);
         // A frozen process hears nothing else.
         let _ = kill(life.pid, Signal::SIGCONT);
         let ended = timeout(END, life.ended.wait_for(Option::is_some)).await;
         if let Ok(Ok(status)) = ended {
             let status = *status;
-            self.judge(signal, status);
+            // A process that has hardly begun does not listen to signals yet; another may be killed while it stops.
+            if life.begun.elapsed() > YOUTH && !life.killed.load(Ordering::SeqCst) {
+                self.judge(signal, status);
+            }
             return status;
         }
         lock(&self.surprises).push(format!("{} did not end by {signal}", self.name));

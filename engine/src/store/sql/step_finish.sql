@@ -317,7 +317,7 @@ begin
 
   -- Claims come last: what has just become ready competes with all that waited before it.
   if p_limit > 0 then
-    v_taken := pg_temp.steps_take(p_worker, p_limit, p_limits, coalesce(p_clock, clock_timestamp()));
+    v_taken := pg_temp.steps_take(p_worker, p_limit, p_limits, p_clock);
     v_feed_users := v_feed_users || v_taken.feed_users;
     v_feed_deltas := v_feed_deltas || v_taken.feed_deltas;
     v_drafts := v_drafts || v_taken.drafts;

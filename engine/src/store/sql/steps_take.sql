@@ -2,12 +2,13 @@
 -- Deleting the ready row is the claim: skip locked, hence never waits; no other transition moves a ready step
 -- without that row. Token and attempt grow, a lease is written. A run lasts at most as long as its step may still run.
 create function pg_temp.steps_take(
-  p_worker uuid, p_limit integer, p_limits pg_temp.limits, p_now timestamptz,
+  p_worker uuid, p_limit integer, p_limits pg_temp.limits, p_clock timestamptz,
   out claims pg_temp.claimed[], out feed_users uuid[], out feed_deltas integer[], out drafts pg_temp.draft[])
 language plpgsql as $$
 declare
   v_users uuid[];
   v_ids uuid[];
+  v_now timestamptz;
 begin
   with taken as (
     delete from ready_steps where ctid = any (array(
@@ -15,9 +16,11 @@ begin
     returning user_id, step_id)
   select array_agg(t.user_id), array_agg(t.step_id) into v_users, v_ids from taken t;
   if v_users is null then return; end if;
+  -- Only now: whatever made these steps ready was committed before, so no run starts before what it needs has ended.
+  v_now := coalesce(p_clock, clock_timestamp());
   with started as (
     update steps s
-    set state = 'running', token = s.token + 1, attempt = s.attempt + 1, started_at = coalesce(s.started_at, p_now),
+    set state = 'running', token = s.token + 1, attempt = s.attempt + 1, started_at = coalesce(s.started_at, v_now),
         agent_version = coalesce(s.agent_version,
           (select a.version from user_agents a where a.user_id = s.user_id and a.id = s.agent_id))
     from unnest(v_users, v_ids) with ordinality t(user_id, id, n)
@@ -28,7 +31,7 @@ begin
                 coalesce(s.timeout_ms * interval '1 millisecond', p_limits.step) - s.ran_ms * interval '1 millisecond')) as run),
   leased as (
     insert into leases (user_id, step_id, token, worker_id, claimed_at, run_until, expires_at)
-    select s.user_id, s.id, s.token, p_worker, p_now, p_now + s.run, p_now + least(p_limits.lease, s.run) from started s),
+    select s.user_id, s.id, s.token, p_worker, v_now, v_now + s.run, v_now + least(p_limits.lease, s.run) from started s),
   counts as (select s.user_id, -count(*)::integer as n from started s group by 1)
   select (select array_agg(c.user_id) from counts c), (select array_agg(c.n) from counts c),
          array_agg(('claimed', s.user_id, s.id, s.plan_id, s.session_id, s.agent_id, s.agent_version, s.key, s.kind, s.spec, s.token,

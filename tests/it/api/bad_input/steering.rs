@@ -5,6 +5,10 @@ use serde_json::{Value, json};
 
 use super::{Body, Case, Things, case, invalid};
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table of cases reads best in one piece"
+)]
 pub(super) fn tools() -> Vec<Case> {
     let path = "/my/tools/";
     let http = json!({"kind": "http", "url": "https://example.com/"});
@@ -204,6 +208,10 @@ pub(super) fn questions(things: &Things) -> Vec<Case> {
     ]
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table of cases reads best in one piece"
+)]
 pub(super) fn steps(things: &Things) -> Vec<Case> {
     let of_plan = |what: &str| format!("/my/plans/{}/{what}", things.plan);
     let plan = |what, more: Value, step: Value, wrong: &[(&'static str, &'static str)]| {

@@ -1,5 +1,5 @@
 //! I1: what was taken is there exactly once, what was refused is not, and what nobody knows of is there at most once.
-//! I9: a question is decided once, and everybody who asks again hears the same.
+//! I9: a question is decided once, everybody who asks again hears the same, and that is what is kept. I10: no deadline rings early.
 
 use crate::chaos::{
     evidence::Evidence,
@@ -15,6 +15,8 @@ pub fn check(evidence: &Evidence) -> Vec<String> {
         .filter_map(|sent| judge(evidence, sent))
         .collect();
     wrong.extend(decisions(evidence));
+    wrong.extend(kept(evidence));
+    wrong.extend(early(evidence));
     wrong
 }
 
@@ -57,6 +59,50 @@ fn decisions(evidence: &Evidence) -> Vec<String> {
             format!(
                 "I9: question {} ({}) got {} and said {:?}",
                 decision.approval, decision.kind, decision.choice, decision.statuses
+            )
+        })
+        .collect()
+}
+
+/// An answer that was taken is the one that is kept.
+fn kept(evidence: &Evidence) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for decision in &evidence.written.decisions {
+        if !decision.statuses.contains(&200) {
+            continue;
+        }
+        let wait = evidence
+            .rows
+            .waits
+            .iter()
+            .find(|wait| wait.id == decision.approval);
+        let choice = wait
+            .and_then(|wait| wait.answer.as_ref())
+            .map(|answer| &answer["choice"]);
+        if choice != Some(&decision.choice["choice"]) {
+            wrong.push(format!(
+                "I9: question {} took {} and keeps {choice:?}",
+                decision.approval, decision.choice
+            ));
+        }
+    }
+    wrong
+}
+
+fn early(evidence: &Evidence) -> Vec<String> {
+    let by_deadline = |decision: &str| ["elapsed", "timed_out"].contains(&decision);
+    let wrong = evidence.rows.waits.iter().filter(|wait| {
+        let early = wait
+            .decided_at
+            .zip(wait.deadline)
+            .is_some_and(|(at, deadline)| at < deadline);
+        early && wait.decision.as_deref().is_some_and(by_deadline)
+    });
+    wrong
+        .map(|wait| {
+            format!(
+                "I10: the wait {} ended before its deadline: {wait:?}",
+                wait.id
             )
         })
         .collect()

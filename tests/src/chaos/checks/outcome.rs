@@ -10,6 +10,9 @@ use crate::chaos::{
     program::{Kind, OnFailure, PEOPLE, Step},
 };
 
+/// Workers that a step may cost.
+const POISON: i16 = 3;
+
 /// Finds what breaks it.
 pub fn check(evidence: &Evidence) -> Vec<String> {
     let oracle = Oracle::of(evidence);
@@ -86,6 +89,9 @@ impl<'a> Oracle<'a> {
         match step.state.as_str() {
             "succeeded" | "failed" if !met => Some("what it needs did not come about".to_owned()),
             "succeeded" => said_the_right_thing(self.evidence, step, plan, written),
+            "failed" if written.script.poison && step.failures > POISON => {
+                Some(format!("I15: it took {} workers", step.failures))
+            }
             "failed" => (!self.may_fail(step, written))
                 .then(|| "nothing in its program lets it fail".to_owned()),
             "skipped" if self.reopened.contains(&plan.id) || step.waived => None,
@@ -146,10 +152,11 @@ impl<'a> Oracle<'a> {
         });
         let program = self.evidence.program_of(plan);
         let aborted = program.is_some_and(|program| program.on_failure == OnFailure::Abort)
-            && self
-                .steps
-                .values()
-                .any(|one| one.plan_id == plan.id && one.state == "failed");
+            && (self.reopened.contains(&plan.id)
+                || self
+                    .steps
+                    .values()
+                    .any(|one| one.plan_id == plan.id && one.state == "failed"));
         let parent = step.parent_id.and_then(|parent| self.steps.get(&parent));
         let with_parent = parent.is_some_and(|parent| self.may_be_cancelled(parent, plan));
         asked || aborted || with_parent || plan.cancel_requested_at.is_some()
@@ -163,7 +170,10 @@ fn said_the_right_thing(
     plan: &PlanRow,
     written: &Step,
 ) -> Option<String> {
-    if written.kind != Kind::Agent || written.script.poison {
+    if written.script.poison {
+        return Some("its worker was killed each time".to_owned());
+    }
+    if written.kind != Kind::Agent {
         return None;
     }
     if written.script.refuse {
