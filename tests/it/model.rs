@@ -332,7 +332,11 @@ impl Subject {
             StateName::Ready => StepState::Ready(runs),
             StateName::Running => StepState::Running(runs),
             StateName::Suspended => StepState::Suspended(runs),
-            StateName::Succeeded => StepState::Succeeded(runs),
+            // Its plan may be asked to end later; that is nothing to it.
+            StateName::Succeeded => StepState::Succeeded(Runs {
+                cancelling: Cancelling::No,
+                ..runs
+            }),
             StateName::Failed => StepState::Failed(runs),
             StateName::Skipped => StepState::Skipped {
                 waiting_for: waiting_for.try_into().unwrap(),

@@ -79,7 +79,7 @@ pub(crate) struct OrchestratorConfig {
     max_steps: Option<i64>,
     /// `auto` (you are asked about plans of three steps and more, and of agents with tools that change the world), `always` or
     /// `never`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "agent::PlanApproval::is_auto")]
     #[garde(skip)]
     #[schema(value_type = String, example = "auto")]
     approval: agent::PlanApproval,

@@ -69,7 +69,7 @@ pub struct OrchestratorConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u8>,
     /// Whether the person is asked before a plan is carried out.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "PlanApproval::is_auto")]
     pub approval: PlanApproval,
     /// What the `scripted` model shall do when planning and summing up (tests, demos).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +90,14 @@ pub enum PlanApproval {
 }
 
 impl PlanApproval {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes fields by reference"
+    )]
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+
     /// Whether a plan is asked for: by its steps, and whether some tool of its agents changes the world.
     pub fn asks(self, steps: usize, dangerous: bool) -> bool {
         match self {

@@ -227,13 +227,13 @@ impl Plan {
             Phase::Paused
         } else if self.queued {
             Phase::Queued
-        } else if self.planning {
-            Phase::Planning
         } else if self.asking
             && !self.counts.contains_key("running")
             && !self.counts.contains_key("ready")
         {
             Phase::AwaitingApproval
+        } else if self.planning {
+            Phase::Planning
         } else {
             Phase::Running
         }

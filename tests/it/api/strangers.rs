@@ -40,6 +40,10 @@ fn body(method: &Method, path: &str) -> Option<Value> {
             Some(json!({"executor": {"kind": "http", "url": "https://example.com/"}}))
         }
         ("POST", "/my/approvals/{id}/confirm/") => Some(json!({"choice": "retry"})),
+        ("POST", "/my/tool-calls/{id}/result/") => Some(json!({"result": 1})),
+        ("PATCH", "/my/plans/{id}/") => {
+            Some(json!({"steps": [{"key": "a", "agent": "spy", "prompt": "x"}]}))
+        }
         _ => None,
     }
 }
@@ -121,7 +125,7 @@ async fn anothers_thing_and_no_thing_are_the_same_byte_for_byte() {
             &agent
         } else if template.contains("/plans/") {
             &plan
-        } else if template.contains("/approvals/") {
+        } else if template.contains("/approvals/") || template.contains("/tool-calls/") {
             &card
         } else if template.contains("/tools/") {
             "spying"

@@ -249,7 +249,7 @@ pub(super) fn agents(things: &Things) -> Vec<Case> {
         ),
         config(
             "infinitely hot",
-            json!({"temperature": 1e300}),
+            json!({"temperature": 1e30}),
             &[("/config/temperature", "out_of_range")],
         ),
         config(
