@@ -17,8 +17,8 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{
     App, auth,
     my::{
-        agents, approvals, events, graph, messages, new_plan, orchestrator, plans, policy,
-        sessions, steps, tool_calls, tools,
+        agents, approval_batch, approvals, events, graph, messages, new_plan, orchestrator, plans,
+        policy, sessions, steps, tool_calls, tools,
     },
     observe, openapi, ops,
     problem::{Code, Problem},
@@ -58,7 +58,7 @@ fn my() -> OpenApiRouter<App> {
         .routes(routes!(approvals::read))
         .routes(routes!(approvals::confirm))
         .routes(routes!(approvals::reopen))
-        .routes(routes!(approvals::batch))
+        .routes(routes!(approval_batch::batch))
         .routes(routes!(approvals::history))
         .routes(routes!(policy::read, policy::replace))
         .routes(routes!(policy::test))

@@ -206,7 +206,7 @@ impl ToolInput {
             input_schema: self.input_schema,
             executor: self.executor,
             effect: self.effect,
-            risk: self.risk.unwrap_or(Risk::of(self.effect)),
+            risk: self.risk.unwrap_or_else(|| Risk::of(self.effect)),
             consent: self.consent.unwrap_or(match self.effect {
                 Effect::Read => Consent::Auto,
                 Effect::Idempotent | Effect::Reversible | Effect::Irreversible => Consent::Ask,

@@ -90,10 +90,7 @@ pub enum PlanApproval {
 }
 
 impl PlanApproval {
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "serde passes fields by reference"
-    )]
+    /// The default.
     pub fn is_auto(&self) -> bool {
         *self == Self::Auto
     }

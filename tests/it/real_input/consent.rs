@@ -308,7 +308,7 @@ async fn a_plan_is_asked_for_changed_and_then_carried_out_as_approved() {
     assert_eq!(head["phase"], "awaiting_approval");
 
     // Another draft: two steps, one by another agent. Wrong ones change nothing.
-    let patch = async |body: Value| {
+    let draft_is = async |body: Value| {
         let request = ada
             .request(Method::PATCH, &format!("plans/{plan}/"))
             .json(&body);
@@ -316,11 +316,14 @@ async fn a_plan_is_asked_for_changed_and_then_carried_out_as_approved() {
         (status.as_u16(), said)
     };
     let circle = json!({"steps": [{"key": "a", "agent": "one", "needs": ["b"]}, {"key": "b", "agent": "one", "needs": ["a"]}]});
-    assert_eq!(patch(circle).await.1["errors"][0]["code"], "cycle");
+    assert_eq!(draft_is(circle).await.1["errors"][0]["code"], "cycle");
     let nobody = json!({"steps": [{"key": "a", "agent": "nobody"}]});
-    assert_eq!(patch(nobody).await.1["errors"][0]["code"], "unknown_agent");
+    assert_eq!(
+        draft_is(nobody).await.1["errors"][0]["code"],
+        "unknown_agent"
+    );
     let draft = json!({"steps": [{"key": "first", "agent": "three"}, {"key": "then", "agent": "two", "prompt": "go on", "needs": ["first"]}]});
-    let (status, changed) = patch(draft.clone()).await;
+    let (status, changed) = draft_is(draft.clone()).await;
     assert_eq!(status, 200, "{changed}");
     assert_eq!(changed["id"], card["id"], "it is the same question");
     assert_ne!(changed["digest"], card["digest"], "about something else");
@@ -342,7 +345,7 @@ async fn a_plan_is_asked_for_changed_and_then_carried_out_as_approved() {
         .map(|step| text(step, "key"))
         .collect();
     assert_eq!(keys, ["planning", "first", "then", "summary"]);
-    let (status, frozen) = patch(draft).await;
+    let (status, frozen) = draft_is(draft).await;
     assert_eq!(
         (status, &frozen["error_code"]),
         (409, &json!("plan_frozen"))

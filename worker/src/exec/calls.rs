@@ -221,7 +221,7 @@ impl Calls<'_> {
             wanted.arguments = arguments.clone();
         }
         match entry.state {
-            EntryState::Intent if wanted.is_clients() => self.handed_out(&wanted, woken),
+            EntryState::Intent if wanted.is_clients() => Self::handed_out(&wanted, woken),
             EntryState::Intent if wanted.tool.effect.may_repeat() => {
                 Step::Make(wanted, Right::default())
             }
@@ -250,7 +250,7 @@ impl Calls<'_> {
     }
 
     /// What the person's own program has made of a call.
-    fn handed_out<'b>(&self, wanted: &Wanted<'b>, woken: Option<&Woken>) -> Step<'b> {
+    fn handed_out<'b>(wanted: &Wanted<'b>, woken: Option<&Woken>) -> Step<'b> {
         match woken {
             Some(woken) if woken.decision == Decision::Answered => {
                 let result = woken.answer.clone().unwrap_or(Value::Null);

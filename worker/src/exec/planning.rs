@@ -70,7 +70,7 @@ pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunEr
     });
     let made = json!({ "source": source, "reason": why });
     if context.config.approval.asks(draft.steps.len(), dangerous) {
-        let wait = question(runner, &context, &draft, made);
+        let wait = question(runner, &context, &draft, &made);
         return Ok(journal.with(Outcome::Suspend { wait }));
     }
     let outcome = expanded(&draft, &context, made)?;
@@ -78,7 +78,7 @@ pub(super) async fn run(runner: &Runner, claim: &Claim) -> Result<Outcome, RunEr
 }
 
 /// Puts the plan before the person. What is approved is what stands in the question then, which the person may change before.
-fn question(runner: &Runner, context: &PlanContext, draft: &PlanDraft, made: Value) -> NewWait {
+fn question(runner: &Runner, context: &PlanContext, draft: &PlanDraft, made: &Value) -> NewWait {
     NewWait {
         id: WaitId::new(),
         kind: WaitKind::Approval,
