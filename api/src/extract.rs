@@ -175,7 +175,7 @@ fn wrong_shape(path: &SerdePath, error: &serde_json::Error, base: &str) -> Probl
     if matches!(code, "missing_field" | "duplicate_field") {
         push_segment(&mut pointer, field.unwrap_or_default());
     }
-    Problem::invalid(vec![FieldError::body(pointer, code, what)])
+    Problem::field(pointer, code, what)
 }
 
 /// The kind of a shape error, and the field that its text names.
@@ -245,11 +245,7 @@ fn refuse_nul(bytes: &[u8]) -> Result<(), Problem> {
     match nul_in(&value, String::new()) {
         Some(pointer) => {
             let detail = "texts and names cannot contain the character U+0000";
-            Err(Problem::invalid(vec![FieldError::body(
-                pointer,
-                "nul_character",
-                detail,
-            )]))
+            Err(Problem::field(pointer, "nul_character", detail))
         }
         None => Ok(()),
     }

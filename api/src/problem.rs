@@ -289,6 +289,11 @@ impl Problem {
         }
     }
 
+    /// One wrong field of the body.
+    pub(crate) fn field(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> Self {
+        Self::invalid(vec![FieldError::body(pointer, code, detail)])
+    }
+
     /// A wrong query parameter.
     pub(crate) fn query(parameter: &str, code: &str, detail: impl Into<String>) -> Self {
         let detail = detail.into();

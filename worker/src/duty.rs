@@ -22,7 +22,7 @@ const CRY: Duration = Duration::from_secs(2);
 /// Between two sweeps.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Rows a statement takes on; a full batch is followed by the next at once.
-const BATCH: i64 = 500;
+const BATCH: u16 = 500;
 /// A duty that takes longer hangs on a dead connection: longer than any statement may run.
 const LIMIT: Duration = Duration::from_secs(35);
 
@@ -72,7 +72,7 @@ async fn duty<F>(
 }
 
 async fn reap(store: Store) -> Result<Left, StoreError> {
-    let reaped = store.reap(BATCH).await?;
+    let reaped = store.reap(BATCH.into()).await?;
     if reaped > 0 {
         info!(
             count = reaped,
@@ -83,14 +83,10 @@ async fn reap(store: Store) -> Result<Left, StoreError> {
 }
 
 async fn look_at_the_clock(store: Store) -> Result<Left, StoreError> {
-    let due = store
-        .admit_due(i32::try_from(BATCH).unwrap_or(i32::MAX))
-        .await?;
-    let expired = store.expire_waits(BATCH).await?;
-    let stopped = store.stop_overdue_plans(BATCH).await?;
-    store
-        .warn_of_deadlines(i32::try_from(BATCH).unwrap_or(i32::MAX))
-        .await?;
+    let due = store.admit_due(BATCH.into()).await?;
+    let expired = store.expire_waits(BATCH.into()).await?;
+    let stopped = store.stop_overdue_plans(BATCH.into()).await?;
+    store.warn_of_deadlines(BATCH.into()).await?;
     Ok(left([due, expired, stopped]))
 }
 
@@ -101,14 +97,12 @@ async fn sweep(store: Store) -> Result<Left, StoreError> {
 }
 
 async fn cry(store: Store) -> Result<Left, StoreError> {
-    store
-        .tell_of_waiting(i32::try_from(BATCH).unwrap_or(i32::MAX))
-        .await?;
+    store.tell_of_waiting(BATCH.into()).await?;
     Ok(Left::Nothing)
 }
 
 fn left<const N: usize>(counts: [usize; N]) -> Left {
-    let full = |count: usize| i64::try_from(count).is_ok_and(|count| count >= BATCH);
+    let full = |count: usize| count >= usize::from(BATCH);
     if counts.into_iter().any(full) {
         Left::More
     } else {

@@ -110,7 +110,8 @@ fn of_error(claim: &Claim, error: &RunError) -> Outcome {
     }
 }
 
-fn defer(claim: &Claim, after: Duration, error: StepError) -> Outcome {
+/// Passing trouble: not before `after`, and with the apology that the person is owed if it was the last run.
+pub(crate) fn defer(claim: &Claim, after: Duration, error: StepError) -> Outcome {
     let last_words = apology(claim, &error);
     Outcome::Defer {
         after,

@@ -135,14 +135,9 @@ pub(crate) struct Answer {
 impl From<store::Approval> for Approval {
     fn from(approval: store::Approval) -> Self {
         let text = |field: &str| approval.payload.get(field).and_then(Value::as_str);
-        let status = match approval.decision {
-            None if approval.overdue => Decision::TimedOut.as_str(),
-            None => "pending",
-            Some(decision) => decision.as_str(),
-        };
         Self {
             kind: text("type").unwrap_or("input").to_owned(),
-            status: status.to_owned(),
+            status: approval.status().to_owned(),
             choices: choices(&approval),
             id: approval.id.0,
             plan_id: approval.plan_id.0,
@@ -378,7 +373,7 @@ async fn decision(
     let choice = match (&answer.choice, &answer.decision) {
         (Some(choice), None) | (None, Some(choice)) if choices.contains(choice) => choice.as_str(),
         (Some(_), Some(_)) => {
-            return Err(wrong(
+            return Err(Problem::field(
                 "/decision",
                 "misplaced_field",
                 "give a choice or a decision, not both",
@@ -386,7 +381,7 @@ async fn decision(
         }
         (None, None) => {
             let detail = format!("one of {choices:?} is needed");
-            return Err(wrong("/choice", "missing_field", &detail));
+            return Err(Problem::field("/choice", "missing_field", &detail));
         }
         (choice, _) => {
             let field = if choice.is_some() {
@@ -395,7 +390,7 @@ async fn decision(
                 "/decision"
             };
             let detail = format!("it must be one of {choices:?}");
-            return Err(wrong(field, "unknown_choice", &detail));
+            return Err(Problem::field(field, "unknown_choice", &detail));
         }
     };
     misplaced(choice, asked, answer)?;
@@ -430,7 +425,11 @@ fn misplaced(choice: &str, asked: &store::Approval, answer: &Answer) -> Result<(
     let about = |field: &str| asked.payload.get(field).and_then(Value::as_str);
     let stray = |field: &str, only: &str| {
         let detail = format!("this field goes with {only}");
-        Err(wrong(&format!("/{field}"), "misplaced_field", &detail))
+        Err(Problem::field(
+            format!("/{field}"),
+            "misplaced_field",
+            &detail,
+        ))
     };
     if answer.prompt.is_some() && !matches!(choice, "edit" | "agent") {
         return stray("prompt", "edit or agent");
@@ -453,7 +452,7 @@ fn misplaced(choice: &str, asked: &store::Approval, answer: &Answer) -> Result<(
     }
     if answer.grant.is_some() && about("risk") == Some("high") {
         let detail = "a tool of high risk is approved call by call";
-        return Err(wrong("/grant", "high_risk", detail));
+        return Err(Problem::field("/grant", "high_risk", detail));
     }
     Ok(())
 }
@@ -466,7 +465,7 @@ async fn fits(
     arguments: &Value,
 ) -> Result<(), Problem> {
     if !arguments.is_object() {
-        return Err(wrong(
+        return Err(Problem::field(
             "/edited_payload",
             "wrong_type",
             "arguments are an object",
@@ -478,7 +477,7 @@ async fn fits(
         .tool(caller.scope, name.unwrap_or_default())
         .await?;
     let Some(tool) = tool else {
-        return Err(wrong(
+        return Err(Problem::field(
             "/edited_payload",
             "no_tool",
             "the tool is not there any more",
@@ -493,15 +492,29 @@ fn input(choice: &str, asked: &store::Approval, answer: &Answer) -> Result<Optio
         return Ok(None);
     }
     let Some(input) = &answer.input else {
-        return Err(wrong("/input", "missing_field", "an answer needs an input"));
+        return Err(Problem::field(
+            "/input",
+            "missing_field",
+            "an answer needs an input",
+        ));
     };
     if input.to_string().len() > INPUT_BYTES {
-        return Err(wrong("/input", "too_long", "an answer has at most 64 KiB"));
+        return Err(Problem::field(
+            "/input",
+            "too_long",
+            "an answer has at most 64 KiB",
+        ));
     }
     match asked.payload.get("schema").filter(|form| !form.is_null()) {
         Some(form) => misfits("/input", form, input)?,
         None if input.is_string() => {}
-        None => return Err(wrong("/input", "wrong_type", "this question takes a text")),
+        None => {
+            return Err(Problem::field(
+                "/input",
+                "wrong_type",
+                "this question takes a text",
+            ));
+        }
     }
     Ok(Some(input.clone()))
 }
@@ -510,7 +523,7 @@ fn input(choice: &str, asked: &store::Approval, answer: &Answer) -> Result<Optio
 pub(crate) fn misfits(pointer: &str, schema: &Value, value: &Value) -> Result<(), Problem> {
     match schema::check(schema, value) {
         Ok(()) => Ok(()),
-        Err(Refusal::Schema(why)) => Err(wrong(pointer, "no_schema", &why)),
+        Err(Refusal::Schema(why)) => Err(Problem::field(pointer, "no_schema", &why)),
         Err(Refusal::Value(misfits)) => {
             let error = |misfit: schema::Misfit| {
                 let at = format!("{pointer}{}", misfit.pointer);
@@ -555,13 +568,21 @@ async fn patch(
     match choice {
         "edit" => {
             let Some(prompt) = &answer.prompt else {
-                return Err(wrong("/prompt", "missing_field", "edit needs a prompt"));
+                return Err(Problem::field(
+                    "/prompt",
+                    "missing_field",
+                    "edit needs a prompt",
+                ));
             };
             Ok(Some(json!({ "prompt": prompt })))
         }
         "agent" => {
             let Some(name) = &answer.agent else {
-                return Err(wrong("/agent", "missing_field", "agent needs an agent"));
+                return Err(Problem::field(
+                    "/agent",
+                    "missing_field",
+                    "agent needs an agent",
+                ));
             };
             let id = agent_id(app, caller, name).await?;
             let mut patch = json!({ "agent_id": id });
@@ -585,16 +606,12 @@ pub(crate) async fn agent_id(
         .resolve_agents(caller.scope, &[name.to_owned()])
         .await?;
     found.into_iter().next().flatten().ok_or_else(|| {
-        wrong(
+        Problem::field(
             "/agent",
             "unknown_agent",
             "you have no agent of this name or id",
         )
     })
-}
-
-fn wrong(pointer: &str, code: &str, detail: &str) -> Problem {
-    Problem::invalid(vec![FieldError::body(pointer, code, detail)])
 }
 
 /// Takes a question up again that got a no, or no answer in time: its step waits for you once more, and what was skipped because

@@ -248,11 +248,11 @@ pub(crate) async fn create(
     };
     let accepted = app.store.accept_plan(caller.scope, &new).await?;
     if accepted == Accepted::NoSession {
-        return Err(Problem::invalid(vec![FieldError::body(
+        return Err(Problem::field(
             "/session_id",
             "unknown_session",
             "you have no such session",
-        )]));
+        ));
     }
     let (plan, ..) = taken_in(accepted)?;
     let plan = app

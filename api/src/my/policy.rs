@@ -19,7 +19,7 @@ use crate::{
     extract::{Json, Path, Query},
     my::{approvals::misfits, tools},
     page::{self, Page, PageQuery},
-    problem::{FieldError, Problem},
+    problem::Problem,
 };
 
 /// Rules of one person.
@@ -168,7 +168,7 @@ pub(crate) async fn test(
 ) -> Result<Json<Foretold>, Problem> {
     let unknown = || {
         let detail = "you have no tool of this name";
-        Problem::invalid(vec![FieldError::body("/tool", "unknown_tool", detail)])
+        Problem::field("/tool", "unknown_tool", detail)
     };
     if !tools::is_name(&call.tool) {
         return Err(unknown());

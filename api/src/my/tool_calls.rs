@@ -12,7 +12,7 @@ use crate::{
     App,
     auth::Caller,
     extract::{Json, Path},
-    problem::{Code, FieldError, Problem, ProblemBody},
+    problem::{Code, Problem, ProblemBody},
 };
 
 /// Bytes of a result.
@@ -50,16 +50,11 @@ pub(crate) struct ToolCall {
 
 impl From<store::Approval> for ToolCall {
     fn from(call: store::Approval) -> Self {
-        let status = match call.decision {
-            None if call.overdue => Decision::TimedOut.as_str(),
-            None => "pending",
-            Some(decision) => decision.as_str(),
-        };
         Self {
             id: call.id.0,
             plan_id: call.plan_id.0,
             step_id: call.step_id.0,
-            status: status.to_owned(),
+            status: call.status().to_owned(),
             details: call.payload,
             deadline: call.deadline,
         }
@@ -121,21 +116,20 @@ pub(crate) async fn result(
 impl CallResult {
     /// As the agent will read it.
     fn stored(self) -> Result<Value, Problem> {
-        let wrong = |pointer: &str, code: &str, detail: &str| {
-            Problem::invalid(vec![FieldError::body(pointer, code, detail)])
-        };
         match (self.result, self.error) {
-            (Some(result), None) if result.to_string().len() > RESULT_BYTES => {
-                Err(wrong("/result", "too_long", "a result has at most 256 KiB"))
-            }
+            (Some(result), None) if result.to_string().len() > RESULT_BYTES => Err(Problem::field(
+                "/result",
+                "too_long",
+                "a result has at most 256 KiB",
+            )),
             (Some(result), None) => Ok(result),
             (None, Some(error)) => Ok(json!({ "error": error })),
-            (None, None) => Err(wrong(
+            (None, None) => Err(Problem::field(
                 "/result",
                 "missing_field",
                 "give a result, or an error",
             )),
-            (Some(_), Some(_)) => Err(wrong(
+            (Some(_), Some(_)) => Err(Problem::field(
                 "/error",
                 "misplaced_field",
                 "give a result or an error, not both",

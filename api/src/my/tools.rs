@@ -20,7 +20,7 @@ use crate::{
     auth::Caller,
     extract::{Json, Path, Query},
     page::{self, Page, PageQuery},
-    problem::{FieldError, Problem, ProblemBody},
+    problem::{Problem, ProblemBody},
 };
 
 /// Bytes of a schema as JSON text.
@@ -321,7 +321,7 @@ pub(crate) async fn replace(
 }
 
 fn wrong_name(code: &str, detail: &str) -> Problem {
-    Problem::invalid(vec![FieldError::body("/name", code, detail)])
+    Problem::field("/name", code, detail)
 }
 
 /// Removes a tool. Agents that name it go on without.

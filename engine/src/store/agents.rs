@@ -186,8 +186,7 @@ impl Store {
             .fetch_one(&self.pool)
             .await?;
         if admitted > 0 {
-            self.hints.work();
-            self.hints.feed(user);
+            self.moved(user);
         }
         Ok(())
     }

@@ -54,7 +54,7 @@ impl Store {
     /// What the children of a step came to, in their order: `{key, state, result, error}`.
     pub async fn children(&self, claim: &Claim) -> Result<Vec<Child>, StoreError> {
         Ok(sqlx::query_as(
-            "select s.key, s.spec, s.state, s.result, s.error from steps s
+            "select s.key, s.state, s.result, s.error from steps s
              where s.parent_id = $2 and s.user_id = $1 order by s.position",
         )
         .bind(claim.scope.user())
@@ -80,14 +80,24 @@ pub enum Written {
 pub struct Child {
     /// Its key.
     pub key: String,
-    /// What it had to do.
-    pub spec: Value,
     /// How it ended.
     pub state: crate::step::StateName,
     /// What it returned.
     pub result: Option<Value>,
     /// Why it failed.
     pub error: Option<Value>,
+}
+
+impl Child {
+    /// Whether it succeeded.
+    pub fn ended_well(&self) -> bool {
+        self.state == crate::step::StateName::Succeeded
+    }
+
+    /// What it said, if it has succeeded with a text.
+    pub fn text(&self) -> Option<&Value> {
+        self.result.as_ref()?.get("text")
+    }
 }
 
 pub(super) fn round(claim: &Claim) -> i16 {

@@ -186,8 +186,7 @@ impl Store {
             "session_full" => Accepted::SessionFull,
             "agent_full" => Accepted::AgentFull,
             _ => {
-                self.hints.work();
-                self.hints.feed(scope.user());
+                self.moved(scope.user());
                 Accepted::Plan {
                     plan,
                     message: draft.message,
@@ -239,8 +238,7 @@ impl Store {
         };
         if matches!(cancelled, Cancelled::Done | Cancelled::Underway) {
             self.hints.cancel(plan);
-            self.hints.work();
-            self.hints.feed(scope.user());
+            self.moved(scope.user());
         }
         cancelled
     }

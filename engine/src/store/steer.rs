@@ -62,39 +62,37 @@ pub struct Retry {
 impl Store {
     /// Holds a plan: what runs may end, nothing else begins.
     pub async fn pause_plan(&self, scope: UserScope, plan: PlanId) -> Result<Held, StoreError> {
-        let verdict: String =
-            sqlx::query_scalar("select verdict from pg_temp.plan_pause($1, $2, $3)")
-                .bind(scope.user())
-                .bind(plan)
-                .bind(self.clock.instant())
-                .fetch_one(&self.pool)
-                .await?;
-        Ok(self.held(scope, &verdict))
+        let sql = "select verdict from pg_temp.plan_pause($1, $2, $3)";
+        self.hold(sql, scope, plan).await
     }
 
     /// Lets a held plan go on.
     pub async fn resume_plan(&self, scope: UserScope, plan: PlanId) -> Result<Held, StoreError> {
-        let verdict: String =
-            sqlx::query_scalar("select verdict from pg_temp.plan_resume($1, $2, $3)")
-                .bind(scope.user())
-                .bind(plan)
-                .bind(self.clock.instant())
-                .fetch_one(&self.pool)
-                .await?;
-        Ok(self.held(scope, &verdict))
+        let sql = "select verdict from pg_temp.plan_resume($1, $2, $3)";
+        self.hold(sql, scope, plan).await
     }
 
-    fn held(&self, scope: UserScope, verdict: &str) -> Held {
-        match verdict {
+    async fn hold(
+        &self,
+        sql: &'static str,
+        scope: UserScope,
+        plan: PlanId,
+    ) -> Result<Held, StoreError> {
+        let verdict: String = sqlx::query_scalar(sql)
+            .bind(scope.user())
+            .bind(plan)
+            .bind(self.clock.instant())
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(match verdict.as_str() {
             "paused" | "resumed" => {
-                self.hints.work();
-                self.hints.feed(scope.user());
+                self.moved(scope.user());
                 Held::Done
             }
             "again" => Held::Already,
             "closed" => Held::Closed,
             _ => Held::Gone,
-        }
+        })
     }
 
     /// Puts another draft in the place of the one that the person is asked about.
@@ -167,8 +165,7 @@ impl Store {
         .await?;
         Ok(match verdict.as_str() {
             "retried" => {
-                self.hints.work();
-                self.hints.feed(scope.user());
+                self.moved(scope.user());
                 Retried::Done
             }
             "not_failed" => Retried::NotFailed,

@@ -30,14 +30,21 @@ pub struct NewTool {
     pub timeout_seconds: i16,
 }
 
+/// What a tool is read from.
+macro_rules! columns {
+    () => {
+        "name, version, description, input_schema, executor, effect, risk, consent, timeout_seconds, created_at, updated_at"
+    };
+}
+
 impl Store {
     /// A new tool; `Conflict` on `tools_pkey` where the name is taken.
     pub async fn create_tool(&self, scope: UserScope, tool: &NewTool) -> Result<Tool, StoreError> {
-        Ok(sqlx::query_as(
+        Ok(sqlx::query_as(concat!(
             "insert into tools (user_id, name, description, input_schema, executor, effect, consent, timeout_seconds, risk)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             returning name, version, description, input_schema, executor, effect, risk, consent, timeout_seconds, created_at, updated_at",
-        )
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9) returning ",
+            columns!()
+        ))
         .bind(scope.user())
         .bind(&tool.name)
         .bind(&tool.description)
@@ -57,12 +64,12 @@ impl Store {
         scope: UserScope,
         tool: &NewTool,
     ) -> Result<Option<Tool>, StoreError> {
-        Ok(sqlx::query_as(
+        Ok(sqlx::query_as(concat!(
             "update tools set version = version + 1, description = $3, input_schema = $4, executor = $5, effect = $6, consent = $7,
                timeout_seconds = $8, risk = $9, updated_at = now()
-             where user_id = $1 and name = $2
-             returning name, version, description, input_schema, executor, effect, risk, consent, timeout_seconds, created_at, updated_at",
-        )
+             where user_id = $1 and name = $2 returning ",
+            columns!()
+        ))
         .bind(scope.user())
         .bind(&tool.name)
         .bind(&tool.description)
@@ -83,10 +90,11 @@ impl Store {
         after: Option<&str>,
         limit: i64,
     ) -> Result<Vec<Tool>, StoreError> {
-        Ok(sqlx::query_as(
-            "select name, version, description, input_schema, executor, effect, risk, consent, timeout_seconds, created_at, updated_at
-             from tools where user_id = $1 and name > coalesce($2, '') order by name limit $3",
-        )
+        Ok(sqlx::query_as(concat!(
+            "select ",
+            columns!(),
+            " from tools where user_id = $1 and name > coalesce($2, '') order by name limit $3"
+        ))
         .bind(scope.user())
         .bind(after)
         .bind(limit)
@@ -96,10 +104,11 @@ impl Store {
 
     /// One tool.
     pub async fn tool(&self, scope: UserScope, name: &str) -> Result<Option<Tool>, StoreError> {
-        Ok(sqlx::query_as(
-            "select name, version, description, input_schema, executor, effect, risk, consent, timeout_seconds, created_at, updated_at
-             from tools where user_id = $1 and name = $2",
-        )
+        Ok(sqlx::query_as(concat!(
+            "select ",
+            columns!(),
+            " from tools where user_id = $1 and name = $2"
+        ))
         .bind(scope.user())
         .bind(name)
         .fetch_optional(&self.pool)

@@ -278,6 +278,12 @@ impl Store {
         Ok(usize::try_from(admitted).unwrap_or(0))
     }
 
+    /// Says that there may be work, and that a person's feed has grown.
+    pub(super) fn moved(&self, user: UserId) {
+        self.hints.work();
+        self.hints.feed(user);
+    }
+
     pub(super) fn tell(&self, users: impl IntoIterator<Item = UserId>) {
         for user in users {
             self.hints.feed(user);
@@ -302,7 +308,17 @@ impl Store {
 
     /// Tells people of steps that have been ready for more than five seconds, once each. Returns how many people.
     pub async fn tell_of_waiting(&self, limit: i32) -> Result<usize, StoreError> {
-        let told: Vec<UserId> = sqlx::query_scalar("select pg_temp.steps_tell($1, $2)")
+        self.tell_those("select pg_temp.steps_tell($1, $2)", limit)
+            .await
+    }
+
+    /// Writes events by a function of (limit, clock) that returns whose they are. Returns how many people.
+    pub(super) async fn tell_those(
+        &self,
+        sql: &'static str,
+        limit: i32,
+    ) -> Result<usize, StoreError> {
+        let told: Vec<UserId> = sqlx::query_scalar(sql)
             .bind(limit)
             .bind(self.clock.instant())
             .fetch_all(&self.pool)

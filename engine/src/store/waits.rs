@@ -52,6 +52,17 @@ pub struct Approval {
     pub decided_at: Option<DateTime<Utc>>,
 }
 
+impl Approval {
+    /// `pending`, or the word of its end; one past its deadline has timed out, though nobody has come round to it yet.
+    pub fn status(&self) -> &'static str {
+        match self.decision {
+            None if self.overdue => Decision::TimedOut.as_str(),
+            None => "pending",
+            Some(decision) => decision.as_str(),
+        }
+    }
+}
+
 /// What became of a reopening.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reopened {
@@ -122,13 +133,33 @@ impl Store {
         scope: UserScope,
         id: WaitId,
     ) -> Result<Option<Approval>, StoreError> {
+        self.wait(scope, id, &[WaitKind::Approval, WaitKind::Input])
+            .await
+    }
+
+    /// A wait for the person's own program, by the id of its call.
+    pub async fn tool_call(
+        &self,
+        scope: UserScope,
+        id: WaitId,
+    ) -> Result<Option<Approval>, StoreError> {
+        self.wait(scope, id, &[WaitKind::ClientTool]).await
+    }
+
+    async fn wait(
+        &self,
+        scope: UserScope,
+        id: WaitId,
+        kinds: &[WaitKind],
+    ) -> Result<Option<Approval>, StoreError> {
         Ok(sqlx::query_as(concat!(
             approval_columns!(),
-            " where w.user_id = $1 and w.id = $2 and w.kind in ('approval', 'input')"
+            " where w.user_id = $1 and w.id = $2 and w.kind = any ($4)"
         ))
         .bind(scope.user())
         .bind(id)
         .bind(self.clock.instant())
+        .bind(kinds)
         .fetch_optional(&self.pool)
         .await?)
     }
@@ -160,30 +191,8 @@ impl Store {
 
     /// Tells people of questions whose deadline is near, once each. Returns how many people.
     pub async fn warn_of_deadlines(&self, limit: i32) -> Result<usize, StoreError> {
-        let told: Vec<UserId> = sqlx::query_scalar("select pg_temp.waits_warn($1, $2)")
-            .bind(limit)
-            .bind(self.clock.instant())
-            .fetch_all(&self.pool)
-            .await?;
-        self.tell(told.iter().copied());
-        Ok(told.len())
-    }
-
-    /// A wait for the person's own program, by the id of its call.
-    pub async fn tool_call(
-        &self,
-        scope: UserScope,
-        id: WaitId,
-    ) -> Result<Option<Approval>, StoreError> {
-        Ok(sqlx::query_as(concat!(
-            approval_columns!(),
-            " where w.user_id = $1 and w.id = $2 and w.kind = 'client_tool'"
-        ))
-        .bind(scope.user())
-        .bind(id)
-        .bind(self.clock.instant())
-        .fetch_optional(&self.pool)
-        .await?)
+        self.tell_those("select pg_temp.waits_warn($1, $2)", limit)
+            .await
     }
 
     /// What was made under an approval: `{ordinal, state, request, result, created_at, done_at}`, if it has come to that.

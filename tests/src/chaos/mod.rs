@@ -29,6 +29,7 @@ pub mod run;
 pub mod scenario;
 pub mod script;
 pub mod slot;
+mod socket;
 pub mod stage;
 pub mod statements;
 pub mod stream;

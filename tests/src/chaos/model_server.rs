@@ -14,12 +14,13 @@ use axum::{
 use chrono::Utc;
 use futures::stream;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::mpsc::UnboundedSender, task::JoinHandle, time::sleep};
+use tokio::{sync::mpsc::UnboundedSender, time::sleep};
 
 use super::{
     mood::Moods,
     receipts::{Book, Ending, Kind, Receipt},
     script::Script,
+    socket::Socket,
 };
 
 /// A vendor that stalls gives up at last; a client that waits longer than this does not wait for ever.
@@ -47,10 +48,9 @@ pub enum ModelMood {
 /// The running server; it stops when dropped.
 #[derive(Debug)]
 pub struct ModelServer {
-    address: SocketAddr,
+    socket: Socket,
     /// Its behaviour.
     pub moods: Moods<ModelMood>,
-    task: JoinHandle<()>,
 }
 
 struct Shop {
@@ -72,10 +72,7 @@ impl ModelServer {
     /// # Panics
     ///
     /// When the loopback gives no port.
-    #[expect(clippy::expect_used, reason = "a test stops at the first surprise")]
     pub async fn start(book: Book, deaths: UnboundedSender<usize>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("it is bound");
         let moods = Moods::default();
         let shop = Arc::new(Shop {
             book,
@@ -85,25 +82,13 @@ impl ModelServer {
         let router = Router::new()
             .route("/{worker}/v1/chat/completions", post(complete))
             .with_state(shop);
-        let task = tokio::spawn(async move {
-            let _ = axum::serve(listener, router).await;
-        });
-        Self {
-            address,
-            moods,
-            task,
-        }
+        let socket = Socket::serve(router).await;
+        Self { socket, moods }
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for ModelServer {
-    fn drop(&mut self) {
-        self.task.abort();
+        self.socket.address
     }
 }
 

@@ -24,12 +24,13 @@ use axum::{
 use chrono::Utc;
 use futures::stream;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     model_server::header_of,
     mood::Moods,
     receipts::{Book, Ending, Kind, Receipt},
+    socket::Socket,
 };
 
 /// How late a late answer is.
@@ -53,10 +54,9 @@ pub enum ToolMood {
 /// The running server; it stops when dropped.
 #[derive(Debug)]
 pub struct ToolServer {
-    address: SocketAddr,
+    socket: Socket,
     /// Its behaviour.
     pub moods: Moods<ToolMood>,
-    task: JoinHandle<()>,
 }
 
 struct Shop {
@@ -77,10 +77,7 @@ impl ToolServer {
     /// # Panics
     ///
     /// When the loopback gives no port.
-    #[expect(clippy::expect_used, reason = "a test stops at the first surprise")]
     pub async fn start(book: Book) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("it is bound");
         let moods = Moods::default();
         let shop = Arc::new(Shop {
             book,
@@ -88,25 +85,13 @@ impl ToolServer {
             ledger: Mutex::default(),
         });
         let router = Router::new().route("/{name}", post(call)).with_state(shop);
-        let task = tokio::spawn(async move {
-            let _ = axum::serve(listener, router).await;
-        });
-        Self {
-            address,
-            moods,
-            task,
-        }
+        let socket = Socket::serve(router).await;
+        Self { socket, moods }
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for ToolServer {
-    fn drop(&mut self) {
-        self.task.abort();
+        self.socket.address
     }
 }
 

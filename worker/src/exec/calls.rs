@@ -13,7 +13,7 @@ use engine::{
     fault,
     llm::ToolCall,
     step::{
-        Outcome, StateName, StepError, StepSpec,
+        Outcome, StepError, StepSpec,
         claimed::{Claim, Woken},
         outcome::{ErrorClass, NewWait},
     },
@@ -33,7 +33,7 @@ use crate::{
         patiently, question,
         wanted::{Right, Wanted},
     },
-    run::{RunError, Runner, backoff},
+    run::{RunError, Runner, backoff, defer},
     tool::{Call, Trouble},
 };
 
@@ -149,7 +149,7 @@ impl Calls<'_> {
             journal.entry(ordinal).is_none() && self.tools.iter().any(|tool| tool.name == call.name)
         });
         if new {
-            Ok(consent::read(&self.runner.store, self.claim).await?)
+            Ok(patiently(|| self.runner.store.consents(self.claim.scope)).await?)
         } else {
             Ok(Consents::default())
         }
@@ -349,11 +349,8 @@ impl Calls<'_> {
             None => ErrorClass::Transient,
         };
         let error = StepError::new(class, "tool_failed", detail);
-        Outcome::Defer {
-            after: retry_after.unwrap_or_default() + backoff(self.claim.attempt),
-            last_words: crate::run::apology(self.claim, &error),
-            error,
-        }
+        let after = retry_after.unwrap_or_default() + backoff(self.claim.attempt);
+        defer(self.claim, after, error)
     }
 }
 
@@ -405,11 +402,6 @@ fn arguments(text: &str) -> Result<Value, String> {
         Ok(_) => Err("the arguments must be a JSON object without NUL characters".to_owned()),
         Err(error) => Err(format!("the arguments are not valid JSON: {error}")),
     }
-}
-
-/// Whether a child's end is its parent's to report.
-pub(super) fn ended_well(child: &Child) -> bool {
-    child.state == StateName::Succeeded
 }
 
 fn cut(text: &str, most: usize) -> &str {

@@ -1,7 +1,6 @@
 //! Whether a call may be made: by a rule of the person's, by the tool's own word, by a grant, by an approval.
 
 use engine::{
-    StoreError,
     step::claimed::Woken,
     store::{Consents, Grant},
     tool::{
@@ -88,12 +87,4 @@ fn covering<'g>(wanted: &Wanted<'_>, grants: &'g [Grant]) -> Option<&'g Grant> {
             && grant.tool_version == wanted.tool.version
             && grant.digest.as_ref().is_none_or(|own| *own == digest)
     })
-}
-
-/// What is read once for the calls of a turn.
-pub(super) async fn read(
-    store: &engine::Store,
-    claim: &engine::step::claimed::Claim,
-) -> Result<Consents, StoreError> {
-    crate::exec::patiently(|| store.consents(claim.scope)).await
 }

@@ -1,13 +1,8 @@
 //! An agent asks another one: a child step, durable like every other. The parent waits for it without a lease or a place.
 
 use engine::{
-    id::WaitId,
     plan::NewStep,
-    step::{
-        Outcome, StepKind, StepSpec,
-        claimed::Claim,
-        outcome::{NewWait, WaitKind},
-    },
+    step::{Outcome, StepKind, StepSpec, claimed::Claim},
     store::Child,
     tool::{Effect, Entry, EntryKind},
 };
@@ -15,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{
     exec::{
-        calls::{Calls, ended_well},
+        calls::Calls,
+        children::{prefix, wait},
         journal::Journal,
         patiently,
     },
@@ -29,17 +25,13 @@ const PROMPT_LIMIT: usize = 32_768;
 
 /// The key of the child that a call makes; the same in every attempt.
 pub(super) fn key(claim: &Claim, ordinal: u32) -> String {
-    match claim.round {
-        0 => format!("{}.{ordinal}", claim.key),
-        round => format!("{}.r{round}.{ordinal}", claim.key),
-    }
+    format!("{}{ordinal}", prefix(claim))
 }
 
 /// What a child's end tells the agent that asked.
 pub(super) fn answer(ordinal: u32, child: &Child) -> Entry {
-    let result = if ended_well(child) {
-        let text = child.result.as_ref().and_then(|result| result.get("text"));
-        json!({ "answer": text })
+    let result = if child.ended_well() {
+        json!({ "answer": child.text() })
     } else {
         let why = child.error.as_ref().and_then(|error| error.get("message"));
         json!({ "error": why, "state": child.state })
@@ -68,15 +60,9 @@ pub(super) async fn spawn(
     if children.is_empty() {
         return Ok(None);
     }
-    let wait = NewWait {
-        id: WaitId::new(),
-        kind: WaitKind::Child,
-        payload: json!({ "children": children.len() }),
-        deadline: None,
-    };
     let depth = calls.claim.depth + 1;
     Ok(Some(journal.with(Outcome::Spawn {
-        wait,
+        wait: wait(&children),
         children,
         depth,
     })))

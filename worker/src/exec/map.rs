@@ -4,19 +4,21 @@
 use std::collections::BTreeMap;
 
 use engine::{
-    id::WaitId,
     plan::{NewNeed, NewStep, graph::When},
     step::{
         MapSpec, OnItemFailure, Outcome, StateName, StepError, StepKind, StepSpec,
         claimed::Claim,
-        outcome::{ErrorClass, NewWait, WaitKind},
+        outcome::{ErrorClass, WaitKind},
     },
     store::{Child, NeedResult},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    exec::{calls::ended_well, patiently},
+    exec::{
+        children::{prefix, wait},
+        patiently, within,
+    },
     run::{RunError, Runner},
 };
 
@@ -57,7 +59,7 @@ pub(super) async fn run(
         )));
     }
     let missing: Vec<usize> = (0..items.len())
-        .filter(|index| !known.get(index).is_some_and(ended_well))
+        .filter(|index| !known.get(index).is_some_and(Child::ended_well))
         .collect();
     if missing.is_empty() {
         return Ok(gathered(map, &known));
@@ -78,13 +80,6 @@ fn newest(claim: &Claim, children: Vec<Child>) -> BTreeMap<usize, Child> {
         .collect()
 }
 
-fn prefix(claim: &Claim) -> String {
-    match claim.round {
-        0 => format!("{}.", claim.key),
-        round => format!("{}.r{round}.", claim.key),
-    }
-}
-
 fn list(needs: &[NeedResult], key: &str) -> Result<Vec<Value>, RunError> {
     let result = needs
         .iter()
@@ -100,12 +95,7 @@ fn list(needs: &[NeedResult], key: &str) -> Result<Vec<Value>, RunError> {
         .get("text")
         .and_then(Value::as_str)
         .unwrap_or_default();
-    // Models like to wrap JSON in prose: from the first bracket to the last.
-    let array = match (text.find('['), text.rfind(']')) {
-        (Some(start), Some(end)) if start < end => &text[start..=end],
-        _ => text,
-    };
-    serde_json::from_str(array)
+    serde_json::from_str(within(text, '[', ']'))
         .map_err(|_| wrong(&format!("the result of step {key:?} is no JSON array")))
 }
 
@@ -143,14 +133,8 @@ fn spawned(
             ..NewStep::new(key, StepKind::Agent)
         });
     }
-    let wait = NewWait {
-        id: WaitId::new(),
-        kind: WaitKind::Child,
-        payload: json!({ "children": children.len() }),
-        deadline: None,
-    };
     Outcome::Spawn {
-        wait,
+        wait: wait(&children),
         children,
         depth: claim.depth,
     }
@@ -170,21 +154,13 @@ fn question(prompt: Option<&str>, item: &Value) -> String {
 
 fn gathered(map: &MapSpec, known: &BTreeMap<usize, Child>) -> Outcome {
     let item = |child: &Child| {
-        if ended_well(child) {
-            child
-                .result
-                .as_ref()
-                .and_then(|result| result.get("text"))
-                .cloned()
-                .unwrap_or(Value::Null)
-        } else {
-            Value::Null
-        }
+        let text = child.text().filter(|_| child.ended_well());
+        text.cloned().unwrap_or(Value::Null)
     };
     let items: Vec<Value> = known.values().map(item).collect();
     let failed: Vec<Value> = known
         .iter()
-        .filter(|(_, child)| !ended_well(child))
+        .filter(|(_, child)| !child.ended_well())
         .map(|(index, child)| json!({ "index": index, "state": child.state, "error": child.error }))
         .collect();
     if map.on_item_failure == OnItemFailure::Fail && !failed.is_empty() {
@@ -208,11 +184,7 @@ fn gathered(map: &MapSpec, known: &BTreeMap<usize, Child>) -> Outcome {
 fn text(known: &BTreeMap<usize, Child>) -> String {
     let line = |(index, child): (&usize, &Child)| match child.state {
         StateName::Succeeded => {
-            let text = child
-                .result
-                .as_ref()
-                .and_then(|result| result.get("text"))
-                .and_then(Value::as_str);
+            let text = child.text().and_then(Value::as_str);
             format!("{}. {}", index + 1, text.unwrap_or_default())
         }
         other => format!("{}. ({})", index + 1, other.as_str()),

@@ -3,6 +3,7 @@
 mod agent;
 mod calls;
 mod card;
+mod children;
 mod consent;
 mod delegate;
 mod journal;
@@ -68,6 +69,14 @@ where
         }
         sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
         pause = std::cmp::min(pause * 2, PAUSE.1);
+    }
+}
+
+/// The JSON in what a model said: models like to wrap it in prose or fences, so from the first opening to the last closing sign.
+fn within(text: &str, opening: char, closing: char) -> &str {
+    match (text.find(opening), text.rfind(closing)) {
+        (Some(start), Some(end)) if start < end => &text[start..=end],
+        _ => text,
     }
 }
 

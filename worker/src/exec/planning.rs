@@ -25,7 +25,7 @@ use crate::{
     exec::{
         card::said,
         journal::{Journal, Voice},
-        patiently,
+        patiently, within,
     },
     run::{RunError, Runner},
 };
@@ -220,19 +220,11 @@ fn schema() -> Value {
 
 /// Reads and checks a plan; the error is a sentence that a model can act on.
 fn read(text: &str, context: &PlanContext) -> Result<PlanDraft, String> {
-    let draft: PlanDraft = serde_json::from_str(json_part(text))
+    let draft: PlanDraft = serde_json::from_str(within(text, '{', '}'))
         .map_err(|error| format!("it is not the JSON object asked for ({error})"))?;
     let most = usize::from(context.config.max_steps.unwrap_or(MAX_STEPS));
     to_steps(&draft, context, most)?;
     Ok(draft)
-}
-
-/// Models like to wrap JSON in prose or fences: from the first brace to the last.
-fn json_part(text: &str) -> &str {
-    match (text.find('{'), text.rfind('}')) {
-        (Some(start), Some(end)) if start < end => &text[start..=end],
-        _ => text,
-    }
 }
 
 /// One step by the agent whose description shares the most words with the request; the first agent when none does.

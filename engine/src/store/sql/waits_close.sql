@@ -25,15 +25,16 @@ begin
     from unnest(p_users, p_waits, p_decisions, p_answers) g(user_id, id, decision, answer)
     where w.user_id = g.user_id and w.id = g.id and w.decision is null
       and case when p_expire then w.deadline <= v_now else w.deadline is null or w.deadline > v_now end
-    returning w.user_id, w.id, w.step_id, w.plan_id, w.session_id, w.kind, w.decision, w.answer, w.payload),
+    returning w.user_id, w.id, w.step_id, w.plan_id, w.session_id, w.kind, w.decision, w.answer, w.payload,
+      w.kind = 'approval' and w.payload ->> 'type' = 'decision' as is_card),
   woken as (
     update steps s
     set state = 'ready', woken_by = c.id,
-        failures = case when c.kind = 'approval' and c.payload ->> 'type' = 'decision' then 0 else s.failures end,
+        failures = case when c.is_card then 0 else s.failures end,
         failing_since = null,
-        ran_ms = case when c.kind = 'approval' and c.payload ->> 'type' = 'decision' then 0 else s.ran_ms end,
+        ran_ms = case when c.is_card then 0 else s.ran_ms end,
         round = s.round + coalesce(c.answer ? 'patch', false)::integer,
-        agent_version = case when c.kind = 'approval' and c.payload ->> 'type' = 'decision' then null else s.agent_version end,
+        agent_version = case when c.is_card then null else s.agent_version end,
         agent_id = coalesce((c.answer -> 'patch' ->> 'agent_id')::uuid, s.agent_id),
         spec = case when c.answer -> 'patch' ? 'prompt'
           then s.spec || jsonb_build_object('prompt', c.answer -> 'patch' -> 'prompt') else s.spec end
