@@ -42,7 +42,7 @@ const DATABASE_AGAIN: Duration = Duration::from_millis(200);
 /// Time for the hints' tasks to end.
 const HINTS_END: Duration = Duration::from_millis(20);
 /// Longest wait for connections to close.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest fetch of an identity provider's keys.
 const JWKS_LIMIT: Duration = Duration::from_secs(5);
 /// Longest document of keys.

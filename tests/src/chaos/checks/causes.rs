@@ -30,6 +30,8 @@ pub fn check(evidence: &Evidence) -> Vec<String> {
 }
 
 /// Whoever ends a run by itself has stopped calling by then. A run that ends while its worker goes on was ended by another.
+///
+/// The reaper ends runs too, of workers out of reach: as lost, or as cancelled if that was under way.
 fn ended_by_another(evidence: &Evidence, deeds: &[Deed<'_>]) -> Vec<String> {
     let unseen = |from: DateTime<Utc>, to: DateTime<Utc>| {
         let hides = |blow: &&Blow| blow.fault == Fault::BlackHoleModel;
@@ -46,8 +48,13 @@ fn ended_by_another(evidence: &Evidence, deeds: &[Deed<'_>]) -> Vec<String> {
         };
         let until = deed.receipt.ended.unwrap_or(*ended);
         let goes_on = deed.receipt.begun < *ended && until > *ended + NOTICE;
-        let by_frozen = how == "worker_lost" || unseen(*ended, until);
-        if goes_on && !by_frozen {
+        let out_of_reach = |worker| explained(evidence, worker, *ended - window(evidence), *ended);
+        let reaped = match how.as_str() {
+            "worker_lost" => true,
+            "task_cancelled" => deed.receipt.worker.is_some_and(out_of_reach),
+            _ => false,
+        };
+        if goes_on && !reaped && !unseen(*ended, until) {
             wrong.push(format!(
                 "I4: run {} of {} ended ({how}) at {ended} while its worker went on until {until}",
                 deed.run.token, deed.receipt.program
@@ -103,7 +110,7 @@ fn lost_for_nothing(evidence: &Evidence, runs: &Runs, deeds: &[Deed<'_>]) -> Vec
         .iter()
         .filter_map(|deed| Some(((deed.run.step, deed.run.token), deed.receipt.worker?)))
         .collect();
-    let window = TimeDelta::from_std(evidence.lease).unwrap_or_default() + TimeDelta::seconds(3);
+    let window = window(evidence);
     let unexplained: Vec<String> = runs
         .all()
         .filter(|run| ended_as(run, "worker_lost"))
@@ -126,6 +133,11 @@ fn lost_for_nothing(evidence: &Evidence, runs: &Runs, deeds: &[Deed<'_>]) -> Vec
         "I4: {} leases were lost for nothing, one of them that of {first}",
         unexplained.len()
     )]
+}
+
+/// How long before the end of a lease its cause may have struck.
+fn window(evidence: &Evidence) -> TimeDelta {
+    TimeDelta::from_std(evidence.lease).unwrap_or_default() + TimeDelta::seconds(3)
 }
 
 fn explained(evidence: &Evidence, worker: usize, from: DateTime<Utc>, to: DateTime<Utc>) -> bool {
