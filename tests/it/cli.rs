@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use codelab_tests::{harness, process::Codelab};
+use codelab_tests::{
+    harness,
+    process::{Codelab, complaints},
+};
 use nix::sys::signal::Signal;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -18,11 +21,6 @@ const ANY_PORT: [&str; 3] = ["up", "--listen", "127.0.0.1:0"];
 
 /// Longest end on a machine that does much else; whatever is cut off in the meantime is told in the log.
 const STOPS_WITHIN: Duration = Duration::from_secs(25);
-
-/// Whether a line of the log is a complaint; that a statement was slow is the machine's fault.
-fn tells_trouble(line: &str) -> bool {
-    (line.contains("WARN") || line.contains("ERROR")) && !line.contains("slow statement")
-}
 
 /// An `up` that has said all it has to say.
 struct Up {
@@ -124,8 +122,8 @@ impl Up {
         assert_eq!(status.code(), Some(0), "{said}");
         let took = asked.elapsed();
         assert!(took < STOPS_WITHIN, "it took {took:?}:\n{said}");
-        let troubles: Vec<&str> = said.lines().filter(|line| tells_trouble(line)).collect();
-        assert!(troubles.is_empty(), "{}", troubles.join("\n"));
+        let complaints = complaints(&said);
+        assert!(complaints.is_empty(), "{complaints:#?}");
     }
 }
 

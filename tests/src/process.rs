@@ -84,6 +84,14 @@ fn build() -> PathBuf {
     profile.join("codelab")
 }
 
+/// What a process has complained of. How long a statement or a new connection takes says something of the machine, not of us.
+pub fn complaints(said: &str) -> Vec<&str> {
+    said.lines()
+        .filter(|line| line.contains("WARN") || line.contains("ERROR"))
+        .filter(|line| !line.contains("slow statement") && !line.contains("slow threshold"))
+        .collect()
+}
+
 /// A running `codelab`; killed when dropped.
 #[derive(Debug)]
 pub struct Codelab {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::{
     person::{Person, SECRET},
-    process::Codelab,
+    process::{Codelab, complaints},
 };
 
 /// `codelab api`, `codelab worker`, and somebody who uses them.
@@ -64,13 +64,7 @@ impl Tiers {
     /// Stops both, which must have had nothing to complain of.
     pub async fn stop_content(self) {
         let (api, worker) = self.stop().await;
-        // How long a statement or a new connection takes says something of the machine, not of us.
-        let complaints: Vec<&str> = api
-            .lines()
-            .chain(worker.lines())
-            .filter(|line| line.contains("WARN") || line.contains("ERROR"))
-            .filter(|line| !line.contains("slow statement") && !line.contains("slow threshold"))
-            .collect();
+        let complaints = [complaints(&api), complaints(&worker)].concat();
         assert!(complaints.is_empty(), "{complaints:#?}");
     }
 }

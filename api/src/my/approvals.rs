@@ -1,13 +1,15 @@
 //! Questions to the person: a step waits for each of them, without a lease or a place, until it is decided or its time is up.
 
+use std::time::Duration;
+
 use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header::IF_MATCH},
 };
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use engine::{
-    id::{GrantId, PlanId, WaitId},
-    store::{self, Grant, Reopened},
+    id::{PlanId, WaitId},
+    store::{self, NewGrant, Reopened, Ruling},
     tool::{
         digest,
         schema::{self, Refusal},
@@ -325,14 +327,14 @@ pub(super) async fn settle(
     }
     let (decision, stored) = decision(app, caller, &asked, answer).await?;
     let by = json!({ "token_expires_at": caller.expires_at });
-    let decided = app
-        .store
-        .decide(caller.scope, id, decision, stored.clone(), by)
-        .await?;
-    if let Some(grant) = answer.grant.as_ref().filter(|_| decided) {
-        let grant = grant.of(&asked);
-        app.store.add_grant(caller.scope, &grant).await?;
-    }
+    let ruling = Ruling {
+        decision,
+        answer: stored,
+        by,
+        grant: answer.grant.as_ref().map(|grant| grant.of(&asked, answer)),
+    };
+    let decided = app.store.decide(caller.scope, id, &ruling).await?;
+    let stored = ruling.answer;
     if decided && stored["choice"] == "stop" {
         app.store
             .cancel_plan(caller.scope, PlanId(asked.plan_id.0))
@@ -535,25 +537,22 @@ pub(crate) fn misfits(pointer: &str, schema: &Value, value: &Value) -> Result<()
 }
 
 impl GrantInput {
-    fn of(&self, asked: &store::Approval) -> Grant {
-        let text = |field: &str| {
-            let text = asked.payload.get(field).and_then(Value::as_str);
-            text.unwrap_or_default().to_owned()
+    /// The exact call is the one that is approved: with the person's arguments, where they were changed.
+    fn of(&self, asked: &store::Approval, answer: &Answer) -> NewGrant {
+        let exact = || match &answer.edited_payload {
+            Some(arguments) => {
+                let field = |name: &str| asked.payload.get(name);
+                let tool = field("tool").and_then(Value::as_str).unwrap_or_default();
+                let version = field("tool_version").and_then(Value::as_i64);
+                let version = version.and_then(|version| i32::try_from(version).ok());
+                digest::of_call(tool, version.unwrap_or_default(), arguments)
+            }
+            None => digest_of(&asked.payload),
         };
-        let version = asked.payload.get("tool_version").and_then(Value::as_i64);
-        let now = Utc::now();
-        Grant {
-            id: GrantId::new(),
-            tool: text("tool"),
-            tool_version: version
-                .and_then(|version| i32::try_from(version).ok())
-                .unwrap_or(1),
-            digest: (self.covers == Covers::Exact).then(|| text("digest")),
-            uses_left: self.uses,
-            expires_at: now + TimeDelta::seconds(self.for_seconds),
-            wait_id: asked.id,
-            created_at: now,
-            revoked_at: None,
+        NewGrant {
+            digest: (self.covers == Covers::Exact).then(exact),
+            uses: self.uses,
+            lasts: Duration::from_secs(self.for_seconds.unsigned_abs()),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Rules about calls of tools, and grants given ahead.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::types::Json;
 
 use crate::{
@@ -56,6 +58,23 @@ pub struct Grant {
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
+/// Consent ahead for further calls of the tool that an approval is about.
+#[derive(Debug, Clone)]
+pub struct NewGrant {
+    /// The exact call; none: any call of the tool's version.
+    pub digest: Option<String>,
+    /// Calls that it covers, 1 to 100.
+    pub uses: i32,
+    /// How long, from the decision on, by the database's clock.
+    pub lasts: Duration,
+}
+
+impl NewGrant {
+    pub(super) fn document(&self) -> Value {
+        json!({ "id": GrantId::new(), "digest": self.digest, "uses": self.uses, "for_ms": self.lasts.as_millis() })
+    }
+}
+
 impl Store {
     /// What decides over calls of the person's agents.
     pub async fn consents(&self, scope: UserScope) -> Result<Consents, StoreError> {
@@ -106,25 +125,6 @@ impl Store {
         .bind(Json(rules))
         .fetch_one(&self.pool)
         .await?)
-    }
-
-    /// Consent ahead, as it was given with an approval.
-    pub async fn add_grant(&self, scope: UserScope, grant: &Grant) -> Result<(), StoreError> {
-        sqlx::query(
-            "insert into approval_grants (user_id, id, tool, tool_version, digest, uses_left, expires_at, wait_id)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(scope.user())
-        .bind(grant.id)
-        .bind(&grant.tool)
-        .bind(grant.tool_version)
-        .bind(&grant.digest)
-        .bind(grant.uses_left)
-        .bind(grant.expires_at)
-        .bind(grant.wait_id)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
     }
 
     /// Grants, newest first, older than `before`; those that ended too.

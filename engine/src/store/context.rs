@@ -21,6 +21,8 @@ const HISTORY: i64 = 20;
 pub struct AgentContext {
     /// Name of the agent; none: it was deleted meanwhile.
     pub agent: Option<String>,
+    /// Its version now: a question about a call is asked of this one.
+    pub version: Option<i32>,
     /// Its configuration, in the version the step began with.
     pub config: AgentConfig,
     /// The plan's goal: the person's message.
@@ -89,6 +91,7 @@ struct ContextRow {
     goal: String,
     mode: PlanMode,
     agent: Option<String>,
+    version: Option<i32>,
     config: Option<Value>,
     history: Value,
     needs: Value,
@@ -115,7 +118,7 @@ const CONTEXT: &str = "
        from agent_versions v cross join lateral jsonb_array_elements_text(v.config -> 'tools') n(name)
        join tools t on t.user_id = v.user_id and t.name = n.name
        where v.user_id = s.user_id and v.agent_id = s.agent_id and v.version = s.agent_version), '[]') as tools,
-    p.goal, p.mode, a.name as agent,
+    p.goal, p.mode, a.name as agent, a.version,
     case when $4 then (select o.config from user_orchestrators o where o.user_id = s.user_id)
          else (select v.config from agent_versions v
                where v.user_id = s.user_id and v.agent_id = s.agent_id and v.version = s.agent_version) end as config,
@@ -147,6 +150,7 @@ impl Store {
         let row = self.context(claim, false).await?;
         Ok(AgentContext {
             agent: row.agent,
+            version: row.version,
             config: row.config.map_or_else(
                 || Ok(AgentConfig::default()),
                 |config| decode("an agent's configuration", config),

@@ -12,20 +12,22 @@ impl Store {
             source,
         })?;
         fault::point("journal.before");
-        let written: String =
-            sqlx::query_scalar("select pg_temp.journal_write($1, $2, $3, $4, $5, $6)")
-                .bind(claim.scope.user())
-                .bind(claim.id)
-                .bind(round(claim))
-                .bind(claim.token)
-                .bind(entries)
-                .bind(self.clock.instant())
-                .fetch_one(&self.pool)
-                .await?;
+        let (verdict, ordinal): (String, Option<i32>) = sqlx::query_as(
+            "select verdict, ordinal from pg_temp.journal_write($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(claim.scope.user())
+        .bind(claim.id)
+        .bind(round(claim))
+        .bind(claim.token)
+        .bind(entries)
+        .bind(self.clock.instant())
+        .fetch_one(&self.pool)
+        .await?;
         fault::point("journal.after");
-        Ok(match written.as_str() {
-            "written" => Written::All,
-            "no_grant" => Written::NoGrant,
+        let ordinal = ordinal.and_then(|ordinal| u32::try_from(ordinal).ok());
+        Ok(match (verdict.as_str(), ordinal) {
+            ("written", _) => Written::All,
+            ("no_consent", Some(ordinal)) => Written::NoConsent(ordinal),
             _ => Written::Fenced,
         })
     }
@@ -71,8 +73,9 @@ pub enum Written {
     All,
     /// The lease is gone.
     Fenced,
-    /// A grant that one of them counts against is used up, over or taken back.
-    NoGrant,
+    /// This call has lost its consent: the grant is used up, over or taken back; or the approval was for something else, because
+    /// tool or agent are not what they were. None of the entries is in it.
+    NoConsent(u32),
 }
 
 /// A step that another one made.

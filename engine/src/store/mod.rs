@@ -30,7 +30,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-pub use consent::{ApprovalPolicy, Consents, Grant};
+pub use consent::{ApprovalPolicy, Consents, Grant, NewGrant};
 pub use context::{AgentContext, NeedResult, PlanContext, TeamMember};
 pub use journal::{Child, Written};
 pub use plans::{Accepted, Cancelled, NewMessage, NewPlan};
@@ -38,7 +38,7 @@ pub use sessions::{Message, Session};
 pub use steer::{Edited, Held, Retried, Retry};
 pub use tools::NewTool;
 pub use transitions::{Fenced, Turn};
-pub use waits::{Approval, Reopened};
+pub use waits::{Approval, Reopened, Ruling};
 
 use crate::{clock::Clock, error::StoreError, event::hints::Hints};
 

@@ -9,7 +9,7 @@ use crate::{
     fault,
     id::{PlanId, SessionId, StepId, UserId, WaitId},
     scope::UserScope,
-    store::Store,
+    store::{NewGrant, Store},
     wait::{Decision, WaitKind},
 };
 
@@ -61,6 +61,19 @@ impl Approval {
             Some(decision) => decision.as_str(),
         }
     }
+}
+
+/// A decision as it is to be kept.
+#[derive(Debug, Clone)]
+pub struct Ruling {
+    /// How the wait ends.
+    pub decision: Decision,
+    /// What comes with it.
+    pub answer: Value,
+    /// Who decides; null: not said.
+    pub by: Value,
+    /// Consent ahead, given in the same commit.
+    pub grant: Option<NewGrant>,
 }
 
 /// What became of a reopening.
@@ -236,7 +249,7 @@ impl Store {
                 decisions,
                 vec![Value::Null; due.len()],
                 true,
-                Value::Null,
+                None,
             )
             .await?;
         fault::point("wake.after");
@@ -251,27 +264,30 @@ impl Store {
         decision: Decision,
         answer: Value,
     ) -> Result<bool, StoreError> {
-        self.decide(scope, wait, decision, answer, Value::Null)
-            .await
+        let ruling = Ruling {
+            decision,
+            answer,
+            by: Value::Null,
+            grant: None,
+        };
+        self.decide(scope, wait, &ruling).await
     }
 
-    /// The same, with who decided.
+    /// The same, with who decided, and with what is granted ahead.
     pub async fn decide(
         &self,
         scope: UserScope,
         wait: WaitId,
-        decision: Decision,
-        answer: Value,
-        by: Value,
+        ruling: &Ruling,
     ) -> Result<bool, StoreError> {
         fault::point("decide.before");
         let closed = self
             .close_waits(
                 vec![(scope.user(), wait)],
-                vec![decision],
-                vec![answer],
+                vec![ruling.decision],
+                vec![ruling.answer.clone()],
                 false,
-                by,
+                Some(ruling),
             )
             .await?;
         fault::point("decide.after");
@@ -284,10 +300,10 @@ impl Store {
         decisions: Vec<Decision>,
         answers: Vec<Value>,
         expire: bool,
-        by: Value,
+        ruling: Option<&Ruling>,
     ) -> Result<usize, StoreError> {
         let closed: Vec<(UserId, WaitId)> = sqlx::query_as(
-            "select user_id, id from pg_temp.waits_close($1, $2, $3::wait_decision[], $4, $5, $6, $7)",
+            "select user_id, id from pg_temp.waits_close($1, $2, $3::wait_decision[], $4, $5, $6, $7, $8)",
         )
         .bind(waits.iter().map(|(user, _)| user.0).collect::<Vec<Uuid>>())
         .bind(waits.iter().map(|(_, wait)| wait.0).collect::<Vec<Uuid>>())
@@ -299,7 +315,8 @@ impl Store {
         )
         .bind(answers)
         .bind(expire)
-        .bind(Some(by).filter(|by| !by.is_null()))
+        .bind(ruling.map(|ruling| &ruling.by).filter(|by| !by.is_null()))
+        .bind(ruling.and_then(|ruling| ruling.grant.as_ref()?.document().into()))
         .bind(self.clock.instant())
         .fetch_all(&self.pool)
         .await?;

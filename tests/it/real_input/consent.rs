@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{System, tools::Workshop};
 
 /// The answer's status and document.
-async fn confirm(ada: &Person, card: &Value, answer: Value) -> (u16, Value) {
+pub(super) async fn confirm(ada: &Person, card: &Value, answer: Value) -> (u16, Value) {
     let path = format!("approvals/{}/confirm/", text(card, "id"));
     let (status, said) = ada
         .send(ada.request(Method::POST, &path).json(&answer))
@@ -21,7 +21,7 @@ async fn confirm(ada: &Person, card: &Value, answer: Value) -> (u16, Value) {
     (status.as_u16(), said)
 }
 
-async fn put(ada: &Person, path: &str, body: Value) -> (u16, Value) {
+pub(super) async fn put(ada: &Person, path: &str, body: Value) -> (u16, Value) {
     let (status, said) = ada.send(ada.request(Method::PUT, path).json(&body)).await;
     (status.as_u16(), said)
 }

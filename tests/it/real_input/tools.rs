@@ -91,6 +91,12 @@ impl Workshop {
         all.filter(|receipt| receipt.name == name).collect()
     }
 
+    /// Calls that did their work.
+    pub(super) fn applied(&self, name: &str) -> usize {
+        let receipts = self.receipts(name).into_iter();
+        receipts.filter(|receipt| receipt.applied).count()
+    }
+
     pub(super) async fn close(self) {
         self.system.end().await;
     }

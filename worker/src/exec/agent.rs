@@ -46,6 +46,7 @@ pub(super) async fn run(
         tools: &context.tools,
         allowed: &context.config.tools,
         agent: context.agent.as_deref().unwrap_or_default(),
+        agent_version: context.version,
     };
     let mut prompt = prompt(&context, spec);
     let mut ordinal = 0;

@@ -17,9 +17,9 @@ use engine::{
         claimed::{Claim, Woken},
         outcome::{ErrorClass, NewWait},
     },
-    store::{Child, Consents, Written},
+    store::{Child, Consents},
     tool::{ASK_USER, DELEGATE, Effect, Entry, EntryKind, EntryState, Tool, schema},
-    wait::Decision,
+    wait::{Decision, WaitKind},
 };
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -61,9 +61,17 @@ pub(super) enum Step<'a> {
     Make(Wanted<'a>, Right),
     Ask(NewWait),
     /// The person's own program, or the person, carries it out.
-    HandOut(Entry, NewWait),
+    HandOut(HandOut),
     Delegate(u32, Value),
     Answer(Entry),
+}
+
+/// A call on its way to the person or the person's program.
+pub(super) struct HandOut {
+    pub(super) intent: Entry,
+    pub(super) wait: NewWait,
+    /// What is asked should the consent not hold any more; none: it needs none.
+    pub(super) otherwise: Option<NewWait>,
 }
 
 pub(super) struct Calls<'a> {
@@ -75,6 +83,8 @@ pub(super) struct Calls<'a> {
     pub(super) allowed: &'a [String],
     /// Name of the agent.
     pub(super) agent: &'a str,
+    /// Its version now.
+    pub(super) agent_version: Option<i32>,
 }
 
 impl Calls<'_> {
@@ -100,7 +110,7 @@ impl Calls<'_> {
             match self.next(journal, ordinal, call, &known) {
                 Step::Answer(entry) => journal.note(entry),
                 Step::Ask(wait) => ask = ask.or(Some((ordinal, wait))),
-                Step::HandOut(entry, wait) => hand_out = hand_out.or(Some((entry, wait))),
+                Step::HandOut(call) => hand_out = hand_out.or(Some(call)),
                 Step::Delegate(ordinal, arguments) => delegate.push((ordinal, arguments)),
                 Step::Make(wanted, right) => make.push((wanted, right)),
             }
@@ -112,9 +122,8 @@ impl Calls<'_> {
         if let Some((ordinal, wait)) = ask {
             return Ok(Answered::Stop(asked(journal, ordinal, wait)));
         }
-        if let Some((entry, wait)) = hand_out {
-            journal.note(entry);
-            return Ok(Answered::Stop(journal.with(Outcome::Suspend { wait })));
+        if let Some(call) = hand_out {
+            return Ok(Answered::Stop(hand_out_now(journal, call).await?));
         }
         if let Some(spawn) = delegate::spawn(self, journal, delegate).await? {
             return Ok(Answered::Stop(spawn));
@@ -138,17 +147,18 @@ impl Calls<'_> {
             .collect())
     }
 
-    /// The person's rules and grants, where some call is new.
+    /// The person's rules and grants, where some call may still be made.
     async fn consents(
         &self,
         journal: &Journal<'_>,
         first: u32,
         calls: &[ToolCall],
     ) -> Result<Consents, RunError> {
-        let new = (first..).zip(calls).any(|(ordinal, call)| {
-            journal.entry(ordinal).is_none() && self.tools.iter().any(|tool| tool.name == call.name)
+        let open = (first..).zip(calls).any(|(ordinal, call)| {
+            journal.result(ordinal).is_none()
+                && self.tools.iter().any(|tool| tool.name == call.name)
         });
-        if new {
+        if open {
             Ok(patiently(|| self.runner.store.consents(self.claim.scope)).await?)
         } else {
             Ok(Consents::default())
@@ -220,15 +230,26 @@ impl Calls<'_> {
         if let Some(arguments) = entry.request.get("arguments") {
             wanted.arguments = arguments.clone();
         }
+        // Consent was for the tool as it was then.
+        let as_then = entry.request.get("version") == Some(&json!(wanted.tool.version));
         match entry.state {
             EntryState::Intent if wanted.is_clients() => Self::handed_out(&wanted, woken),
-            EntryState::Intent if wanted.tool.effect.may_repeat() => {
+            EntryState::Intent if wanted.tool.effect.may_repeat() && as_then => {
                 Step::Make(wanted, Right::default())
+            }
+            EntryState::Intent if wanted.tool.effect.may_repeat() => {
+                self.fresh(wanted, known, woken)
             }
             EntryState::Intent => Step::Ask(wanted.what_became(self.runner)),
             EntryState::Unknown => match woken {
+                Some(woken) if woken.approval() == Some("tool") => {
+                    self.fresh(wanted, known, Some(woken))
+                }
                 Some(woken) if woken.approval() == Some("outcome_unknown") => {
-                    after_the_question(wanted, woken)
+                    match after_the_question(wanted, woken) {
+                        Step::Make(wanted, _) if !as_then => self.fresh(wanted, known, None),
+                        step => step,
+                    }
                 }
                 _ => Step::Ask(wanted.what_became(self.runner)),
             },
@@ -240,18 +261,25 @@ impl Calls<'_> {
     fn fresh<'b>(&'b self, wanted: Wanted<'b>, known: &Known, woken: Option<&Woken>) -> Step<'b> {
         let ordinal = wanted.ordinal;
         match consent::leave(wanted, self.agent, &known.consents, woken) {
-            Leave::Granted(wanted, right) if wanted.is_clients() => {
-                Step::HandOut(wanted.intent(right), wanted.for_the_client())
-            }
+            Leave::Granted(wanted, right) if wanted.is_clients() => Step::HandOut(HandOut {
+                intent: wanted.intent(right),
+                wait: wanted.for_the_client(),
+                otherwise: (right != Right::default()).then(|| self.may_i(&wanted)),
+            }),
             Leave::Granted(wanted, right) => Step::Make(wanted, right),
             Leave::Refused(why) => Step::Answer(told(ordinal, &why)),
-            Leave::Ask(wanted) => Step::Ask(wanted.may_i(self.runner, self.claim.agent_version)),
+            Leave::Ask(wanted) => Step::Ask(self.may_i(&wanted)),
         }
+    }
+
+    fn may_i(&self, wanted: &Wanted<'_>) -> NewWait {
+        wanted.may_i(self.runner, self.agent_version)
     }
 
     /// What the person's own program has made of a call.
     fn handed_out<'b>(wanted: &Wanted<'b>, woken: Option<&Woken>) -> Step<'b> {
-        match woken {
+        // It may have been woken by the approval, and its run broken off before the call was handed out.
+        match woken.filter(|woken| woken.kind == WaitKind::ClientTool) {
             Some(woken) if woken.decision == Decision::Answered => {
                 let result = woken.answer.clone().unwrap_or(Value::Null);
                 Step::Answer(wanted.done(&result))
@@ -263,7 +291,34 @@ impl Calls<'_> {
                 );
                 Step::Answer(wanted.done(&json!({ "error": why })))
             }
-            None => Step::HandOut(wanted.intent(Right::default()), wanted.for_the_client()),
+            None => Step::HandOut(HandOut {
+                intent: wanted.intent(Right::default()),
+                wait: wanted.for_the_client(),
+                otherwise: None,
+            }),
+        }
+    }
+
+    /// Commits the intents. Gives the question about the first call that has lost its consent in this moment, if one has:
+    /// that one is left out.
+    async fn intend(
+        &self,
+        journal: &mut Journal<'_>,
+        wanted: &mut Vec<(Wanted<'_>, Right)>,
+    ) -> Result<Option<NewWait>, RunError> {
+        let mut ask = None;
+        loop {
+            for (wanted, right) in wanted.iter() {
+                journal.note(wanted.intent(*right));
+            }
+            let Some(lost) = journal.commit_with_consent().await? else {
+                return Ok(ask);
+            };
+            let of_lost = |(wanted, _): &(Wanted<'_>, Right)| wanted.ordinal == lost;
+            if let Some(place) = wanted.iter().position(of_lost) {
+                let (lost, _) = wanted.remove(place);
+                ask = ask.or_else(|| Some(self.may_i(&lost)));
+            }
         }
     }
 
@@ -272,24 +327,15 @@ impl Calls<'_> {
     async fn make(
         &self,
         journal: &mut Journal<'_>,
-        wanted: Vec<(Wanted<'_>, Right)>,
+        mut wanted: Vec<(Wanted<'_>, Right)>,
     ) -> Result<Option<Outcome>, RunError> {
         if wanted.is_empty() {
             return Ok(None);
         }
-        for (wanted, right) in &wanted {
-            journal.note(wanted.intent(*right));
-        }
-        if journal.commit_or_no_grant().await? == Written::NoGrant {
-            // Used up or taken back in this moment: the person is asked after all.
-            let (first, _) = &wanted[0];
-            let wait = first.may_i(self.runner, self.claim.agent_version);
-            return Ok(Some(journal.with(Outcome::Suspend { wait })));
-        }
-        let wanted: Vec<Wanted<'_>> = wanted.into_iter().map(|(wanted, _)| wanted).collect();
-        let made = join_all(wanted.iter().map(|wanted| self.one(wanted))).await;
+        let ask = self.intend(journal, &mut wanted).await?;
+        let made = join_all(wanted.iter().map(|(wanted, _)| self.one(wanted))).await;
         let mut stop = None;
-        for (wanted, result) in wanted.iter().zip(made) {
+        for ((wanted, right), result) in wanted.iter().zip(made) {
             let ordinal = wanted.ordinal;
             match result {
                 Ok(result) => journal.note(wanted.done(&result)),
@@ -298,7 +344,7 @@ impl Calls<'_> {
                     retry_after,
                     detail,
                 }) => {
-                    journal.note(wanted.withdrawn());
+                    journal.note(wanted.withdrawn(*right));
                     stop = stop.or_else(|| Some(self.later(retry_after, &detail)));
                 }
                 Err(Trouble::Unknown(why)) if wanted.tool.effect.may_repeat() => {
@@ -318,6 +364,7 @@ impl Calls<'_> {
             }
             tracing::debug!(step.id = %self.claim.id, ordinal, tool = wanted.tool.name, "a tool was called");
         }
+        let stop = stop.or_else(|| ask.map(|wait| Outcome::Suspend { wait }));
         Ok(stop.map(|outcome| journal.with(outcome)))
     }
 
@@ -370,6 +417,18 @@ fn after_the_question<'a>(wanted: Wanted<'a>, woken: &Woken) -> Step<'a> {
                      would do it twice.",
         }))),
     }
+}
+
+/// Gives a call away.
+async fn hand_out_now(journal: &mut Journal<'_>, call: HandOut) -> Result<Outcome, RunError> {
+    journal.note(call.intent);
+    let wait = match call.otherwise {
+        // Consent is used up before anybody hears of the call.
+        Some(question) if journal.commit_with_consent().await?.is_some() => question,
+        // Here or with the suspension.
+        _ => call.wait,
+    };
+    Ok(journal.with(Outcome::Suspend { wait }))
 }
 
 /// The run ends with a question about a call.

@@ -79,20 +79,20 @@ impl<'a> Journal<'a> {
 
     /// Commits what was noted. Once this returns, whatever dies finds it here.
     pub(super) async fn commit(&mut self) -> Result<(), RunError> {
-        // Without an intent that counts against a grant there is nothing else to hear.
-        self.commit_or_no_grant().await.map(drop)
+        // Without an intent that needs consent there is nothing else to hear.
+        self.commit_with_consent().await.map(drop)
     }
 
-    /// The same where a grant is counted against; without it nothing was committed.
-    pub(super) async fn commit_or_no_grant(&mut self) -> Result<Written, RunError> {
+    /// The same with intents that need consent: the call that has lost it, if one has; nothing was committed then.
+    pub(super) async fn commit_with_consent(&mut self) -> Result<Option<u32>, RunError> {
         if self.pending.is_empty() {
-            return Ok(Written::All);
+            return Ok(None);
         }
         let pending = std::mem::take(&mut self.pending);
         match patiently(|| self.runner.store.journal(self.claim, &pending)).await? {
             Written::Fenced => Err(StoreError::LeaseLost(self.claim.id).into()),
-            Written::All => Ok(Written::All),
-            Written::NoGrant => {
+            Written::All => Ok(None),
+            Written::NoConsent(ordinal) => {
                 // What was done before stays to be committed; the intents are not.
                 let (done, intents): (Vec<Entry>, Vec<Entry>) = pending
                     .into_iter()
@@ -101,7 +101,7 @@ impl<'a> Journal<'a> {
                     self.known.remove(&intent.ordinal);
                 }
                 self.pending = done;
-                Ok(Written::NoGrant)
+                Ok(Some(ordinal))
             }
         }
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     exec::{
-        calls::{Step, told},
+        calls::{HandOut, Step, told},
         card::said,
     },
     run::Runner,
@@ -40,7 +40,11 @@ pub(super) fn next<'a>(
             &json!({ "declined": woken.decision.as_str(), "note": said(woken, "note") }),
         )),
         None => match wait(runner, ordinal, arguments) {
-            Ok(wait) => Step::HandOut(intent(ordinal, arguments), wait),
+            Ok(wait) => Step::HandOut(HandOut {
+                intent: intent(ordinal, arguments),
+                wait,
+                otherwise: None,
+            }),
             Err(why) => Step::Answer(told(ordinal, &json!({ "error": why }))),
         },
     }

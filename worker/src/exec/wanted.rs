@@ -64,8 +64,8 @@ impl Wanted<'_> {
     }
 
     /// When it did not happen after all.
-    pub(super) fn withdrawn(&self) -> Entry {
-        self.entry(EntryState::Withdrawn, None, Right::default())
+    pub(super) fn withdrawn(&self, right: Right) -> Entry {
+        self.entry(EntryState::Withdrawn, None, right)
     }
 
     /// What an approval of it is bound to.

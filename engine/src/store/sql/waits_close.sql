@@ -1,10 +1,11 @@
 -- waits_close: decides open waits and wakes their steps, in one transaction with the event. Each wait comes with the
 -- decision wanted. Expiry (p_expire) needs the deadline to have passed, anything else needs that it has not:
 -- the same clock, read once, decides both, so exactly one of them wins. Returns the waits it decided.
+-- An approval may come with a grant {id, digest?, uses, for_ms}: consent ahead for further calls of the tool that was asked about.
 -- An answer may carry `patch` {prompt?, agent_id?}: the step runs on with another question or agent, in a new round.
 create function pg_temp.waits_close(
   p_users uuid[], p_waits uuid[], p_decisions wait_decision[], p_answers jsonb[], p_expire boolean, p_by jsonb,
-  p_clock timestamptz)
+  p_grant jsonb, p_clock timestamptz)
 returns table (user_id uuid, id uuid) language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -27,6 +28,11 @@ begin
       and case when p_expire then w.deadline <= v_now else w.deadline is null or w.deadline > v_now end
     returning w.user_id, w.id, w.step_id, w.plan_id, w.session_id, w.kind, w.decision, w.answer, w.payload,
       w.kind = 'approval' and w.payload ->> 'type' = 'decision' as is_card),
+  granted as (
+    insert into approval_grants (user_id, id, tool, tool_version, digest, uses_left, expires_at, wait_id, created_at)
+    select c.user_id, (p_grant ->> 'id')::uuid, c.payload ->> 'tool', (c.payload ->> 'tool_version')::integer, p_grant ->> 'digest',
+           (p_grant ->> 'uses')::integer, v_now + (p_grant ->> 'for_ms')::bigint * interval '1 millisecond', c.id, v_now
+    from closed c where p_grant is not null),
   woken as (
     update steps s
     set state = 'ready', woken_by = c.id,
