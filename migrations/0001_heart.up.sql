@@ -465,12 +465,13 @@ create table tools (
   timeout_seconds smallint not null check (timeout_seconds between 1 and 300),
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
+  deleted_at timestamptz,
   primary key (user_id, name)
 );
 comment on table tools is 'What a person''s agents may call.';
 comment on column tools.user_id is 'Owner.';
 comment on column tools.name is 'Unique among the owner''s.';
-comment on column tools.version is 'Counts changes; a consent holds for the version it was given for.';
+comment on column tools.version is 'Counts changes, also over a deletion; a consent holds for the version it was given for.';
 comment on column tools.description is 'For the model.';
 comment on column tools.input_schema is 'JSON Schema of the arguments.';
 comment on column tools.executor is 'What carries it out: {kind, ...}.';
@@ -480,6 +481,7 @@ comment on column tools.consent is 'Whether the person is asked before each call
 comment on column tools.timeout_seconds is 'Longest call.';
 comment on column tools.created_at is 'Creation.';
 comment on column tools.updated_at is 'Last change.';
+comment on column tools.deleted_at is 'Deletion. The row stays, emptied, for its version: no consent is for another tool that takes the name.';
 
 create table approval_policies (
   user_id uuid primary key references users on delete cascade,

@@ -2,6 +2,7 @@
 
 mod cards;
 mod explain;
+mod reopen;
 mod time;
 
 use std::time::Duration;

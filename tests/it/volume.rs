@@ -1,5 +1,6 @@
 //! Much at once: a plan of 2,000 steps, 50 plans at the same time, and four claim loops that get into each other's way.
 
+mod decisions;
 mod races;
 
 use std::collections::HashMap;

@@ -114,9 +114,9 @@ const CONTEXT: &str = "
     coalesce((select jsonb_agg(jsonb_build_object('ordinal', e.ordinal, 'kind', e.kind, 'effect', e.effect, 'state', e.state,
          'request', e.request, 'result', e.result) order by e.ordinal)
        from effects e where e.user_id = s.user_id and e.step_id = s.id and e.round = $6), '[]') as journal,
-    coalesce((select jsonb_agg(to_jsonb(t) - 'user_id' order by t.name)
+    coalesce((select jsonb_agg(to_jsonb(t) - '{user_id,deleted_at}'::text[] order by t.name)
        from agent_versions v cross join lateral jsonb_array_elements_text(v.config -> 'tools') n(name)
-       join tools t on t.user_id = v.user_id and t.name = n.name
+       join tools t on t.user_id = v.user_id and t.name = n.name and t.deleted_at is null
        where v.user_id = s.user_id and v.agent_id = s.agent_id and v.version = s.agent_version), '[]') as tools,
     p.goal, p.mode, a.name as agent, a.version,
     case when $4 then (select o.config from user_orchestrators o where o.user_id = s.user_id)
@@ -135,7 +135,7 @@ const CONTEXT: &str = "
     case when $4 then coalesce((select jsonb_agg(jsonb_build_object('id', t.id, 'name', t.name, 'about', t.about, 'dangerous', t.dangerous) order by t.id) from (
        select u.id, u.name, coalesce(v.config ->> 'about', left(v.config ->> 'system_prompt', 200)) as about,
          v.config ? 'tools' and exists (select 1 from jsonb_array_elements_text(v.config -> 'tools') n(name)
-           join tools o on o.user_id = u.user_id and o.name = n.name
+           join tools o on o.user_id = u.user_id and o.name = n.name and o.deleted_at is null
            where o.effect in ('reversible', 'irreversible')) as dangerous
        from user_agents u join agent_versions v on v.user_id = u.user_id and v.agent_id = u.id and v.version = u.version
        where u.user_id = s.user_id and u.deleted_at is null order by u.id limit 50) t), '[]') else '[]' end as team

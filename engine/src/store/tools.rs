@@ -38,11 +38,17 @@ macro_rules! columns {
 }
 
 impl Store {
-    /// A new tool; `Conflict` on `tools_pkey` where the name is taken.
+    /// A new tool; `Conflict` on `tools_pkey` where the name is taken. One that takes the name of a deleted tool counts its versions
+    /// on.
     pub async fn create_tool(&self, scope: UserScope, tool: &NewTool) -> Result<Tool, StoreError> {
-        Ok(sqlx::query_as(concat!(
-            "insert into tools (user_id, name, description, input_schema, executor, effect, consent, timeout_seconds, risk)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9) returning ",
+        let created = sqlx::query_as(concat!(
+            "insert into tools as t (user_id, name, description, input_schema, executor, effect, consent, timeout_seconds, risk)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             on conflict (user_id, name) do update set version = t.version + 1, description = excluded.description,
+               input_schema = excluded.input_schema, executor = excluded.executor, effect = excluded.effect,
+               consent = excluded.consent, timeout_seconds = excluded.timeout_seconds, risk = excluded.risk,
+               created_at = now(), updated_at = now(), deleted_at = null
+             where t.deleted_at is not null returning ",
             columns!()
         ))
         .bind(scope.user())
@@ -54,8 +60,11 @@ impl Store {
         .bind(tool.consent.as_str())
         .bind(tool.timeout_seconds)
         .bind(tool.risk.as_str())
-        .fetch_one(&self.pool)
-        .await?)
+        .fetch_optional(&self.pool)
+        .await?;
+        created.ok_or_else(|| StoreError::Conflict {
+            constraint: "tools_pkey".to_owned(),
+        })
     }
 
     /// Changes a tool: a new version. None: not there.
@@ -67,7 +76,7 @@ impl Store {
         Ok(sqlx::query_as(concat!(
             "update tools set version = version + 1, description = $3, input_schema = $4, executor = $5, effect = $6, consent = $7,
                timeout_seconds = $8, risk = $9, updated_at = now()
-             where user_id = $1 and name = $2 returning ",
+             where user_id = $1 and name = $2 and deleted_at is null returning ",
             columns!()
         ))
         .bind(scope.user())
@@ -93,7 +102,7 @@ impl Store {
         Ok(sqlx::query_as(concat!(
             "select ",
             columns!(),
-            " from tools where user_id = $1 and name > coalesce($2, '') order by name limit $3"
+            " from tools where user_id = $1 and name > coalesce($2, '') and deleted_at is null order by name limit $3"
         ))
         .bind(scope.user())
         .bind(after)
@@ -107,7 +116,7 @@ impl Store {
         Ok(sqlx::query_as(concat!(
             "select ",
             columns!(),
-            " from tools where user_id = $1 and name = $2"
+            " from tools where user_id = $1 and name = $2 and deleted_at is null"
         ))
         .bind(scope.user())
         .bind(name)
@@ -117,11 +126,14 @@ impl Store {
 
     /// Removes a tool; agents that name it go on without. `false`: not there.
     pub async fn delete_tool(&self, scope: UserScope, name: &str) -> Result<bool, StoreError> {
-        let deleted = sqlx::query("delete from tools where user_id = $1 and name = $2")
-            .bind(scope.user())
-            .bind(name)
-            .execute(&self.pool)
-            .await?;
+        let deleted = sqlx::query(
+            "update tools set deleted_at = now(), description = '', input_schema = '{}', executor = '{}'
+             where user_id = $1 and name = $2 and deleted_at is null",
+        )
+        .bind(scope.user())
+        .bind(name)
+        .execute(&self.pool)
+        .await?;
         Ok(deleted.rows_affected() == 1)
     }
 }

@@ -26,7 +26,7 @@ begin
       from jsonb_to_recordset(p_entries) e(ordinal integer, state text, approval uuid, request jsonb)
       where e.state = 'intent' and e.approval is not null and not exists (
         select 1 from waits w
-        join tools t on t.user_id = w.user_id and t.name = w.payload ->> 'tool'
+        join tools t on t.user_id = w.user_id and t.name = w.payload ->> 'tool' and t.deleted_at is null
         join steps s on s.user_id = w.user_id and s.id = w.step_id
         left join user_agents a on a.user_id = s.user_id and a.id = s.agent_id and a.deleted_at is null
         where w.user_id = p_user and w.id = e.approval and w.step_id = p_step

@@ -9,6 +9,7 @@ language plpgsql as $$
 declare
   v_wanted uuid[];
   v_taken uuid[];
+  v_resolved pg_temp.draft[];
 begin
   with recursive family as (
     select s.id from steps s
@@ -23,9 +24,19 @@ begin
     returning step_id, agent_id, ready_steps.placed)
   select array_agg(t.step_id), coalesce(count(*) filter (where t.placed), 0), array_agg(t.agent_id) filter (where t.placed and t.agent_id is not null)
   into v_taken, placed, agents from taken t;
-  update waits w set decision = 'cancelled', decided_at = p_now
+  -- Whoever was told that the time is up was told the truth.
+  with closed as (
+    update waits w set decided_at = p_now,
+      decision = case when w.kind in ('approval', 'input', 'client_tool') and w.deadline <= p_now then 'timed_out' else 'cancelled' end::wait_decision
     from unnest(v_wanted) s(id)
-    where w.user_id = p_user and w.step_id = s.id and w.decision is null;
+    where w.user_id = p_user and w.step_id = s.id and w.decision is null
+    returning w.id, w.step_id, w.session_id, w.kind, w.decision, w.payload)
+  select array_agg((p_user, c.session_id, p_plan, c.step_id, 'approval_resolved', jsonb_build_object(
+           'key', s.key, 'wait_id', c.id, 'wait_kind', c.kind, 'decision', c.decision, 'approval_id', c.id, 'type', c.payload -> 'type',
+           'choice', null))::pg_temp.draft)
+    into v_resolved
+    from closed c join steps s on s.user_id = p_user and s.id = c.step_id
+    where c.kind in ('approval', 'input');
   with gone as (
     update steps s set state = 'cancelled', finished_at = p_now
     from unnest(v_wanted) w(id)
@@ -41,5 +52,5 @@ begin
       where p.user_id = p_user and p.id = p_plan and marked is not null;
   end if;
   ended := coalesce(ended, '{}'); counts := coalesce(counts, '{}'); marked := coalesce(marked, '{}');
-  agents := coalesce(agents, '{}'); drafts := coalesce(drafts, '{}');
+  agents := coalesce(agents, '{}'); drafts := coalesce(v_resolved, '{}') || coalesce(drafts, '{}');
 end $$;
