@@ -56,8 +56,13 @@ impl Person {
         ] {
             self.must("tools/", &tool(&self.tools, name, effect)).await;
         }
+        // The same charge, but the person is asked before.
+        let mut pay = tool(&self.tools, "charge", "irreversible");
+        pay["name"] = "pay".into();
+        pay["consent"] = "ask".into();
+        self.must("tools/", &pay).await;
         for (name, limit) in AGENTS {
-            let config = json!({ "model": "openai/chaos", "max_concurrency": limit, "tools": ["add", "charge", "look"] });
+            let config = json!({ "model": "openai/chaos", "max_concurrency": limit, "tools": ["add", "charge", "look", "pay"] });
             self.must("agents/", &json!({ "name": name, "config": config }))
                 .await;
         }
@@ -203,6 +208,7 @@ impl Person {
                 if let Some(id) = uuid_of(&item["id"]) {
                     let choice = match item["type"].as_str() {
                         Some("outcome_unknown") => self.truth(&item).await,
+                        Some("tool") => Some(json!({ "choice": "approve" })),
                         _ => Some(choice.clone()),
                     };
                     if let Some(choice) = choice {

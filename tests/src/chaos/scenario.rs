@@ -1,5 +1,5 @@
 //! The scenario of the crash points: small, and the same each time: needs, tools, a map, a timer, a busy provider, a card, a lease
-//! that is lost, a cancel.
+//! that is lost, a consent, a cancel.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -40,6 +40,8 @@ pub struct Result {
     states: BTreeMap<String, String>,
     /// How often each tool call was done.
     done: BTreeMap<String, usize>,
+    /// How often it was asked whether a step may call a tool.
+    asked: BTreeMap<String, i64>,
     /// What is wrong with the feed.
     wrong: Vec<String>,
 }
@@ -58,6 +60,12 @@ impl Result {
             wrong.push(format!(
                 "done was {:?} and should be {:?}",
                 self.done, expected.done
+            ));
+        }
+        if self.asked != expected.asked {
+            wrong.push(format!(
+                "asked was {:?} and should be {:?}",
+                self.asked, expected.asked
             ));
         }
         wrong
@@ -231,8 +239,22 @@ impl<'a> Scenario<'a> {
                 };
             }
         }
+        result.asked = self.asked().await;
         result.wrong = self.feed().await;
         result
+    }
+
+    /// Questions about tools by step.
+    async fn asked(&self) -> BTreeMap<String, i64> {
+        let rows: Vec<(String, i64)> = sqlx::query_as(
+            "select s.key, count(*) from waits w join steps s on s.user_id = w.user_id and s.id = w.step_id
+             where w.user_id = (select id from users where subject = $1) and w.payload ->> 'type' = 'tool' group by 1",
+        )
+        .bind(&self.label)
+        .fetch_all(&self.stage.direct)
+        .await
+        .unwrap_or_default();
+        rows.into_iter().collect()
     }
 
     async fn feed(&self) -> Vec<String> {
@@ -291,6 +313,7 @@ fn work() -> Vec<Step> {
         step("left", Kind::Agent, &[0], &["add", "look"]),
         step("right", Kind::Agent, &[0], &["charge"]),
         step("bottom", Kind::Agent, &[1, 2], &[]),
+        step("asks", Kind::Agent, &[0], &["pay", "pay"]),
         step("timer", Kind::Timer(1), &[], &[]),
         step("map", Kind::Map(2), &[0], &["add"]),
     ]
