@@ -2,6 +2,7 @@
 
 mod decisions;
 mod races;
+mod storm;
 
 use std::collections::HashMap;
 

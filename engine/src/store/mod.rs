@@ -37,7 +37,7 @@ pub use plans::{Accepted, Cancelled, NewMessage, NewPlan};
 pub use sessions::{Message, Session};
 pub use steer::{Edited, Held, Retried, Retry};
 pub use tools::NewTool;
-pub use transitions::{Fenced, Turn};
+pub use transitions::{Fenced, Finish, Turn};
 pub use waits::{Approval, Reopened, Ruling};
 
 use crate::{clock::Clock, error::StoreError, event::hints::Hints};
