@@ -3,7 +3,9 @@
 
 mod direct;
 mod recovery;
+mod service;
 mod setup;
+mod storm;
 mod workloads;
 
 use clap::{Parser, Subcommand};
@@ -13,7 +15,7 @@ use clap::{Parser, Subcommand};
 struct Args {
     #[command(subcommand)]
     role: Option<Role>,
-    /// limit, diamonds, chain, idle, full-agent, direct; not by default: recovery, or one of its cells by name
+    /// limit, diamonds, chain, idle, full-agent, direct, storm; not by default: recovery, or one of its cells by name
     #[arg(value_delimiter = ',')]
     workloads: Vec<String>,
     /// Seconds a workload is measured.
@@ -46,7 +48,15 @@ async fn main() -> anyhow::Result<()> {
         return recovery::work(worker).await;
     }
     let bench = setup::Bench::start(args.database_url.as_deref(), args.profile).await?;
-    let all = ["limit", "diamonds", "chain", "idle", "full-agent", "direct"];
+    let all = [
+        "limit",
+        "diamonds",
+        "chain",
+        "idle",
+        "full-agent",
+        "direct",
+        "storm",
+    ];
     let wanted: Vec<&str> = if args.workloads.is_empty() {
         all.to_vec()
     } else {
@@ -63,6 +73,7 @@ async fn main() -> anyhow::Result<()> {
             "chain" => workloads::chain(&bench).await?,
             "idle" => workloads::idle(&bench).await?,
             "direct" => direct::direct(&bench, args.seconds).await?,
+            "storm" => storm::storm(&bench).await?,
             "full-agent" => workloads::full_agent(&bench).await?,
             other => anyhow::bail!("there is no workload {other:?}"),
         };
