@@ -152,7 +152,7 @@ impl Api {
         let wait = NewWait {
             id: WaitId::new(),
             kind: WaitKind::Approval,
-            payload: json!({"type": "tool", "tool": "add", "arguments": {}, "choices": ["approve", "reject"]}),
+            payload: json!({"type": "tool", "tool": "add", "tool_version": 1, "risk": "low", "arguments": {}, "choices": ["approve", "reject"]}),
             deadline: Some(Duration::from_mins(5)),
         };
         let id = wait.id.to_string();

@@ -96,6 +96,49 @@ async fn a_step_reads_few_rows_however_many_there_are() {
 }
 
 #[tokio::test]
+async fn a_look_for_expired_leases_does_not_read_the_steps() {
+    let database = Database::fresh().await;
+    let limits = PoolLimits {
+        max: 1,
+        ..PoolLimits::default()
+    };
+    let pool = store::pool(&database.url, limits).unwrap();
+    let store = Store::new(pool, Hints::local(), Duration::from_secs(30));
+    let scope = database.user(&store, "ada").await;
+    let coder = agent(&store, scope, "coder", 10).await;
+    for _ in 0..2 {
+        let plan = explicit(Shape::Flat(2_000), &[coder], None);
+        store.accept_plan(scope, &plan).await.unwrap();
+    }
+    // Nobody cleans up after leases that are long gone.
+    let other = sqlx::PgPool::connect(&database.url).await.unwrap();
+    sqlx::query("alter table leases set (autovacuum_enabled = off)")
+        .execute(&other)
+        .await
+        .unwrap();
+    let worker = WorkerId::new();
+    for _ in 0..200 {
+        for claim in store.claim(worker, 10).await.unwrap() {
+            assert!(store.finish(&claim, &Outcome::Yield).await.unwrap());
+        }
+    }
+    sqlx::query("analyze").execute(&other).await.unwrap();
+    let (scans_before, read_before) = reads(&store).await;
+    assert_eq!(store.reap(500).await.unwrap(), 0);
+    let (scans, read) = reads(&store).await;
+    assert_eq!(
+        scans - scans_before,
+        1,
+        "the leases are scanned: they are few"
+    );
+    assert!(
+        read - read_before <= 10,
+        "{} index entries, of steps there are 4,000",
+        read - read_before
+    );
+}
+
+#[tokio::test]
 async fn every_table_and_column_says_what_it_is() {
     let database = Database::fresh().await;
     let store = database.store();

@@ -59,9 +59,9 @@ pub async fn step(runner: Arc<Runner>, step: ClaimedStep) {
             Ok(Ok(Ok(outcome))) => outcome,
             Ok(Ok(Err(error))) => of_error(&claim, &error),
             // Caught here and not only by the pool, because only here is somebody told when it was the last try.
-            Ok(Err(_)) => retry(&claim, backoff(claim.attempt), StepError::bug(
+            Ok(Err(_)) => retry(&claim, backoff(&claim), StepError::bug(
                 "panicked", "the step's executor broke off; see the worker's log")),
-            Err(_) => retry(&claim, backoff(claim.attempt), StepError::new(
+            Err(_) => retry(&claim, backoff(&claim), StepError::new(
                 ErrorClass::Transient, "attempt_timeout", format!("the run took longer than {:?}", runner.store.limits().run))),
         },
     };
@@ -86,9 +86,9 @@ fn of_error(claim: &Claim, error: &RunError) -> Outcome {
                 LlmError::RateLimited { retry_after, .. } => {
                     // Not all at once when the provider is back.
                     let asked = retry_after.unwrap_or_default();
-                    defer(claim, asked + backoff(claim.attempt), error)
+                    defer(claim, asked + backoff(claim), error)
                 }
-                LlmError::Transient(_) => defer(claim, backoff(claim.attempt), error),
+                LlmError::Transient(_) => defer(claim, backoff(claim), error),
                 LlmError::Budget(_) | LlmError::Invalid(_) | LlmError::Refused(_) => {
                     failed_for_good(claim, error)
                 }
@@ -97,7 +97,7 @@ fn of_error(claim: &Claim, error: &RunError) -> Outcome {
         RunError::Store(store) if store.is_passing() => {
             let message = "the database did not answer while the step ran";
             let error = StepError::new(ErrorClass::Transient, "store_unavailable", message);
-            defer(claim, backoff(claim.attempt), error)
+            defer(claim, backoff(claim), error)
         }
         // Its finish is fenced; what it says does not matter.
         RunError::Store(StoreError::LeaseLost(_)) => Outcome::Yield,
@@ -156,8 +156,9 @@ fn sentence(fragment: &str) -> String {
     format!("{first}{}.", letters.as_str().trim_end_matches('.'))
 }
 
-/// Exponential with full jitter, by the attempt that failed (from 1).
-pub(crate) fn backoff(attempt: u16) -> Duration {
-    let doubled = BACKOFF.saturating_mul(1 << std::cmp::min(attempt.saturating_sub(1), 10));
-    std::cmp::min(doubled, BACKOFF_CAP).mul_f64(fastrand::f64())
+/// Exponential with full jitter, by the failures so far; passing trouble is given as much time again as it has taken.
+pub(crate) fn backoff(claim: &Claim) -> Duration {
+    let doubled = BACKOFF.saturating_mul(1 << std::cmp::min(claim.failures, 10));
+    let most = std::cmp::max(doubled, claim.failing_for);
+    std::cmp::min(most, BACKOFF_CAP).mul_f64(fastrand::f64())
 }

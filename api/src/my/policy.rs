@@ -44,7 +44,7 @@ pub(crate) struct ApprovalPolicy {
 pub(crate) struct PolicyInput {
     /// In order: `{tool?, agent?, effect?: [], risk?: [], arguments?: [{pointer, matches}], then: auto | ask | deny}`. What a rule leaves
     /// out fits everything; `*` at the end of a text stands for any rest.
-    #[garde(length(max = RULES), custom(are_small))]
+    #[garde(length(max = RULES), custom(are_rules))]
     #[schema(value_type = Vec<Object>, max_items = 100, example = json!([{"tool": "file_*", "effect": ["read"], "then": "auto"}]))]
     rules: Vec<Rule>,
 }
@@ -97,12 +97,21 @@ pub(crate) struct Grant {
     updated_at: DateTime<Utc>,
 }
 
-fn are_small<C>(rules: &[Rule], _: &C) -> garde::Result {
+fn are_rules<C>(rules: &[Rule], _: &C) -> garde::Result {
     let text = serde_json::to_string(rules).map_err(|_| garde::Error::new("they are no rules"))?;
-    if text.len() <= RULES_BYTES {
-        Ok(())
-    } else {
-        Err(garde::Error::new("the rules are longer than 64 KiB"))
+    if text.len() > RULES_BYTES {
+        return Err(garde::Error::new("the rules are longer than 64 KiB"));
+    }
+    // One that points nowhere would fit nothing, and a refusal would refuse nothing.
+    let points_nowhere = |rule: &Rule| {
+        let mut pointers = rule.arguments.iter().map(|argument| &argument.pointer);
+        pointers.any(|pointer| !pointer.is_empty() && !pointer.starts_with('/'))
+    };
+    match rules.iter().position(points_nowhere) {
+        None => Ok(()),
+        Some(place) => Err(garde::Error::new(format!(
+            "in rule {place} a pointer does not begin with /"
+        ))),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Proof that this process runs a step.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -54,6 +57,10 @@ pub struct Claim {
     pub depth: u16,
     /// The wait that ended since its last run; stays until a run comes to an end of its own.
     pub woken: Option<Woken>,
+    /// Runs that failed; takeovers too.
+    pub failures: u16,
+    /// For how long passing trouble has kept it from getting on; zero: none has.
+    pub failing_for: Duration,
     /// Until when the lease may be relied on.
     pub trust: Trust,
     /// Fires when the lease is lost or about to be: stop at once, nothing will be accepted.

@@ -38,8 +38,8 @@ use crate::{
 
 /// Longest sleep of an idle loop, before jitter of 10 %.
 const TICK: Duration = Duration::from_secs(1);
-/// Backoff of a loop whose database does not answer.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Backoff of a loop whose database does not answer: people wait for its return.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long a finish and claim may take before its connection is given up: longer than any statement may run
 /// (`PoolLimits::statement`), so only a connection that is dead at the other end comes to this.
 const TURN_LIMIT: Duration = Duration::from_secs(35);

@@ -170,6 +170,7 @@ pub fn pool_with(
             // Joins run as they are written: from the keys given to the rows behind them.
             ("join_collapse_limit", "1"),
             ("from_collapse_limit", "1"),
+            ("max_parallel_workers_per_gather", "0"),
             ("random_page_cost", "1.1"),
             ("jit", "off"),
             ("client_min_messages", "warning"),

@@ -1,5 +1,7 @@
 //! The transitions that a worker makes: finish and claim, renew, wake, reap.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use sqlx::{PgConnection, postgres::types::PgInterval};
 use uuid::Uuid;
@@ -78,6 +80,8 @@ struct TurnRow {
     round: Option<i16>,
     depth: Option<i16>,
     woken: Option<Value>,
+    failures: Option<i16>,
+    failing_ms: Option<i64>,
 }
 
 impl Store {
@@ -221,10 +225,13 @@ impl Store {
 
     /// Takes expired leases away: their steps become ready again, or fail once they have failed too often. Returns how many.
     pub async fn reap(&self, limit: i64) -> Result<usize, StoreError> {
+        // Leases first, whatever the planner thinks of their many dead rows: from the other side it would read every step there is.
         let expired: Vec<(UserId, PlanId, StepId, i64)> = sqlx::query_as(
-            "select l.user_id, s.plan_id, l.step_id, l.token from leases l
-             join steps s on s.user_id = l.user_id and s.id = l.step_id
-             where l.expires_at <= coalesce($1, clock_timestamp()) limit $2",
+            "with expired as materialized (
+               select user_id, step_id, token from leases where expires_at <= coalesce($1, clock_timestamp()) limit $2)
+             select e.user_id, s.plan_id, e.step_id, e.token
+             from expired e cross join lateral (
+               select plan_id from steps where user_id = e.user_id and id = e.step_id offset 0) s",
         )
         .bind(self.clock.instant())
         .bind(limit)
@@ -329,7 +336,7 @@ impl Store {
 }
 
 /// A length as Postgres has it. Ours are seconds to days; an interval holds 292,000 years.
-pub(super) fn interval(length: std::time::Duration) -> PgInterval {
+pub(super) fn interval(length: Duration) -> PgInterval {
     PgInterval {
         months: 0,
         days: 0,
@@ -370,6 +377,10 @@ impl TurnRow {
             woken: self
                 .woken
                 .and_then(|woken| serde_json::from_value(woken).ok()),
+            failures: u16::try_from(self.failures?).unwrap_or(0),
+            failing_for: Duration::from_millis(
+                u64::try_from(self.failing_ms.unwrap_or(0)).unwrap_or(0),
+            ),
             trust: Trust::default(),
             lost: tokio_util::sync::CancellationToken::new(),
             cancelled: tokio_util::sync::CancellationToken::new(),

@@ -7,6 +7,7 @@ use self::cases::{agents, bodies, chat, plans, queries};
 use super::{Answer, Api, answer};
 
 mod cases;
+mod consent;
 mod steering;
 
 /// A wrong request, and what it gets.
@@ -142,6 +143,10 @@ async fn each_wrong_request_gets_its_exact_problem_and_changes_nothing() {
         steering::tools(),
         steering::questions(&things),
         steering::steps(&things),
+        consent::answers(&things),
+        consent::batches(&things),
+        consent::rules(),
+        consent::calls(&things),
     ]
     .into_iter()
     .flatten();
@@ -172,7 +177,7 @@ async fn each_wrong_request_gets_its_exact_problem_and_changes_nothing() {
         );
         count += 1;
     }
-    assert!(count > 165, "{count} cases");
+    assert!(count > 205, "{count} cases");
 }
 
 #[tokio::test]

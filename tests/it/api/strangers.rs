@@ -118,6 +118,15 @@ async fn anothers_thing_and_no_thing_are_the_same_byte_for_byte() {
         json!({"name": "spying", "executor": {"kind": "http", "url": "https://example.com/"}});
     api.post("eve", "/my/tools/", tool).await.ok();
     let card = api.card("eve").await;
+    let path = format!("/my/approvals/{card}/confirm/");
+    let with_grant =
+        json!({"choice": "approve", "grant": {"match": "tool", "uses": 1, "for_seconds": 600}});
+    api.post("eve", &path, with_grant).await.ok();
+    let grants = api.get("eve", "/my/approval-grants/").await;
+    let grant = grants.ok()["items"][0]["id"]
+        .as_str()
+        .expect("a grant")
+        .to_owned();
     let nothing = "01890000-0000-7000-8000-000000000000";
     let mut asked = 0;
     for (method, template) in operations() {
@@ -127,6 +136,8 @@ async fn anothers_thing_and_no_thing_are_the_same_byte_for_byte() {
             &plan
         } else if template.contains("/approvals/") || template.contains("/tool-calls/") {
             &card
+        } else if template.contains("/approval-grants/") {
+            &grant
         } else if template.contains("/tools/") {
             "spying"
         } else {
@@ -167,6 +178,14 @@ async fn anothers_thing_and_no_thing_are_the_same_byte_for_byte() {
     }
     assert!(asked >= 24, "{asked}");
     // Nothing of the stranger's was touched meanwhile.
+    let grants = api.get("eve", "/my/approval-grants/").await;
+    assert_eq!(
+        (
+            &grants.ok()["items"][0]["uses_left"],
+            &grants.ok()["items"][0]["revoked_at"]
+        ),
+        (&json!(1), &Value::Null)
+    );
     assert_eq!(
         api.get("eve", &format!("/my/agents/{agent}/")).await.ok()["version"],
         1

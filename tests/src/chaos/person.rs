@@ -5,7 +5,6 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use serde_json::{Value, json};
-use sqlx::PgPool;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -27,7 +26,6 @@ pub struct Person {
     client: Client,
     history: History,
     book: Book,
-    rows: PgPool,
     tools: String,
 }
 
@@ -38,7 +36,6 @@ impl Person {
             client,
             history: history.clone(),
             book: stage.book.clone(),
-            rows: stage.direct.clone(),
             tools: tools.to_owned(),
         }
     }
@@ -185,14 +182,10 @@ impl Person {
             let items = inbox.and_then(|inbox| inbox["items"].as_array().cloned());
             for item in items.unwrap_or_default() {
                 if let Some(id) = uuid_of(&item["id"]) {
-                    if !chosen.contains_key(&id)
-                        && let Some(choice) = self.choose(&mut rng, &item).await
-                    {
-                        chosen.insert(id, choice);
-                    }
-                    if let Some(choice) = chosen.get(&id) {
-                        self.decide(id, &item, choice.clone()).await;
-                    }
+                    let choice = chosen
+                        .entry(id)
+                        .or_insert_with(|| self.choose(&mut rng, &item));
+                    self.decide(id, &item, choice.clone()).await;
                 }
             }
             sleep(LOOK).await;
@@ -207,39 +200,31 @@ impl Person {
             for item in items.unwrap_or_default() {
                 if let Some(id) = uuid_of(&item["id"]) {
                     let choice = match item["type"].as_str() {
-                        Some("outcome_unknown") => self.truth(&item).await,
-                        Some("tool") => Some(json!({ "choice": "approve" })),
-                        _ => Some(choice.clone()),
+                        Some("outcome_unknown") => self.truth(&item),
+                        Some("tool") => json!({ "choice": "approve" }),
+                        _ => choice.clone(),
                     };
-                    if let Some(choice) = choice {
-                        self.decide(id, &item, choice).await;
-                    }
+                    self.decide(id, &item, choice).await;
                 }
             }
             sleep(LOOK / 5).await;
         }
     }
 
-    /// What the world shows, under the key of the call; none: nobody can look it up now.
-    async fn truth(&self, item: &Value) -> Option<Value> {
-        let step = uuid_of(&item["step_id"])?;
-        let round: i16 = sqlx::query_scalar("select round from steps where id = $1")
-            .bind(step)
-            .fetch_one(&self.rows)
-            .await
-            .ok()?;
-        let key = format!("{step}-{round}-{}", item["details"]["ordinal"]);
-        Some(if self.book.applied(&key) > 0 {
+    /// What the world shows, under the key that the call was made with.
+    fn truth(&self, item: &Value) -> Value {
+        let key = item["details"]["idempotency_key"].as_str();
+        if self.book.applied(key.unwrap_or_default()) > 0 {
             json!({ "choice": "done", "result": "it was done" })
         } else {
             json!({ "choice": "not_done" })
-        })
+        }
     }
 
     /// What to answer. Of an unknown outcome people say what they see in the world.
-    async fn choose(&self, rng: &mut fastrand::Rng, item: &Value) -> Option<Value> {
-        Some(match item["type"].as_str() {
-            Some("outcome_unknown") => self.truth(item).await?,
+    fn choose(&self, rng: &mut fastrand::Rng, item: &Value) -> Value {
+        match item["type"].as_str() {
+            Some("outcome_unknown") => self.truth(item),
             Some("tool") => json!({ "choice": "approve" }),
             _ => {
                 let offered: Vec<&str> = item["choices"]
@@ -254,7 +239,7 @@ impl Person {
                 };
                 json!({ "choice": choice })
             }
-        })
+        }
     }
 
     async fn decide(&self, id: Uuid, item: &Value, choice: Value) {

@@ -29,7 +29,7 @@ use crate::{
         card::said,
         consent::{self, Leave},
         delegate,
-        journal::{Journal, call_id},
+        journal::{Journal, call_id, call_key},
         patiently, question,
         wanted::{Right, Wanted},
     },
@@ -240,7 +240,7 @@ impl Calls<'_> {
             EntryState::Intent if wanted.tool.effect.may_repeat() => {
                 self.fresh(wanted, known, woken)
             }
-            EntryState::Intent => Step::Ask(wanted.what_became(self.runner)),
+            EntryState::Intent => Step::Ask(wanted.what_became(self.runner, self.claim)),
             EntryState::Unknown => match woken {
                 Some(woken) if woken.approval() == Some("tool") => {
                     self.fresh(wanted, known, Some(woken))
@@ -251,7 +251,7 @@ impl Calls<'_> {
                         step => step,
                     }
                 }
-                _ => Step::Ask(wanted.what_became(self.runner)),
+                _ => Step::Ask(wanted.what_became(self.runner, self.claim)),
             },
             // Done entries have been passed over before.
             EntryState::Done | EntryState::Withdrawn => self.fresh(wanted, known, woken),
@@ -353,7 +353,7 @@ impl Calls<'_> {
                 Err(Trouble::Unknown(_)) => {
                     journal.note(wanted.unknown());
                     let asked = Outcome::Suspend {
-                        wait: wanted.what_became(self.runner),
+                        wait: wanted.what_became(self.runner, self.claim),
                     };
                     // The question comes first: a retry would only come to it again.
                     stop = match stop {
@@ -370,7 +370,7 @@ impl Calls<'_> {
 
     async fn one(&self, wanted: &Wanted<'_>) -> Result<Value, Trouble> {
         let id = call_id(self.claim, wanted.ordinal);
-        let key = format!("{}-{}-{}", self.claim.id, self.claim.round, wanted.ordinal);
+        let key = call_key(self.claim, wanted.ordinal);
         fault::point("tool.before");
         // A process that was asleep may have lost the lease without having been told; after this line a call is under way.
         if !self.claim.trust.holds() {
@@ -396,7 +396,7 @@ impl Calls<'_> {
             None => ErrorClass::Transient,
         };
         let error = StepError::new(class, "tool_failed", detail);
-        let after = retry_after.unwrap_or_default() + backoff(self.claim.attempt);
+        let after = retry_after.unwrap_or_default() + backoff(self.claim);
         defer(self.claim, after, error)
     }
 }

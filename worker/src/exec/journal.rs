@@ -202,6 +202,11 @@ impl<'a> Journal<'a> {
     }
 }
 
+/// What a call is known by at the other side: the same in every run of the step's round.
+pub(super) fn call_key(claim: &Claim, ordinal: u32) -> String {
+    format!("{}-{}-{ordinal}", claim.id, claim.round)
+}
+
 /// Who asks, for the other side of a call.
 pub(super) fn call_id(claim: &Claim, ordinal: u32) -> CallId {
     CallId {

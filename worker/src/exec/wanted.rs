@@ -3,14 +3,14 @@
 use engine::{
     id::{GrantId, WaitId},
     step::{
-        claimed::Woken,
+        claimed::{Claim, Woken},
         outcome::{NewWait, WaitKind},
     },
     tool::{Entry, EntryKind, EntryState, Executor, Tool, digest},
 };
 use serde_json::{Value, json};
 
-use crate::run::Runner;
+use crate::{exec::journal::call_key, run::Runner};
 
 /// A call that a model asked for.
 #[derive(Debug, Clone)]
@@ -79,9 +79,12 @@ impl Wanted<'_> {
     }
 
     /// The question whether it happened.
-    pub(super) fn what_became(&self, runner: &Runner) -> NewWait {
+    /// By the key that it was made with it can be found at the other side.
+    pub(super) fn what_became(&self, runner: &Runner, claim: &Claim) -> NewWait {
         let choices = json!(["done", "not_done", "check"]);
-        self.question(runner, "outcome_unknown", &choices)
+        let mut wait = self.question(runner, "outcome_unknown", &choices);
+        wait.payload["idempotency_key"] = json!(call_key(claim, self.ordinal));
+        wait
     }
 
     /// The question whether it may be made.

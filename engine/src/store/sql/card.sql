@@ -8,7 +8,7 @@ create function pg_temp.trouble(p_outcome text, p_body jsonb, p_overran boolean,
     when p_outcome <> 'lost' and p_body -> 'error' is not null then p_body -> 'error'
     when p_overran then jsonb_build_object('class', 'transient', 'code', 'step_timeout', 'message', 'the step ran longer than it may')
     else jsonb_build_object('class', 'bug', 'code', 'poison',
-      'message', 'the worker running this step was lost ' || p_failures || ' times; see the worker''s log') end $$;
+      'message', 'the step has failed ' || p_failures || ' times, the last time because its worker was lost; see the worker''s log') end $$;
 
 -- shown: what an event says of a wait; a long payload by link.
 create function pg_temp.shown(p_payload jsonb, p_plan uuid) returns jsonb language sql immutable as $$

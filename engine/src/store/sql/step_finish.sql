@@ -105,7 +105,7 @@ begin
             case when d.overran then jsonb_build_object('class', 'transient', 'code', 'step_timeout',
                 'message', 'the step ran longer than it may')
               else jsonb_build_object('class', 'bug', 'code', 'poison',
-                'message', 'the worker running this step was lost ' || (s.failures + 1) || ' times; see the worker''s log') end) end,
+                'message', 'the step has failed ' || (s.failures + 1) || ' times, the last time because its worker was lost; see the worker''s log') end) end,
           finished_at = case when d.next in ('succeeded', 'failed', 'cancelled', 'skipped') then v_now end
       from decided d
       where s.user_id = d.user_id and s.id = d.id and s.state = 'running'
@@ -162,7 +162,7 @@ begin
     if cardinality(v_moved) < cardinality(p_steps) then
       return query
         select 'fenced', g.user_id, g.id, null::uuid, null::uuid, null::uuid, null::integer, null, null, null::jsonb, g.token,
-               null::smallint, null::boolean, null::smallint, null::smallint, null::jsonb
+               null::smallint, null::boolean, null::smallint, null::smallint, null::jsonb, null::smallint, null::bigint
         from unnest(p_users, p_steps, p_tokens) with ordinality g(user_id, id, token, n)
         where not exists (select 1 from unnest(v_moved) m where m.n = g.n);
     end if;

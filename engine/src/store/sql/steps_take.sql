@@ -26,7 +26,7 @@ begin
     from unnest(v_users, v_ids) with ordinality t(user_id, id, n)
     where s.user_id = t.user_id and s.id = t.id and s.state = 'ready'
     returning t.n, s.user_id, s.id, s.session_id, s.plan_id, s.key, s.kind, s.agent_id, s.agent_version, s.spec, s.attempt, s.token,
-              s.round, s.depth, s.woken_by,
+              s.round, s.depth, s.woken_by, s.failures, s.failing_since,
               greatest(interval '1 second', least(p_limits.run,
                 coalesce(s.timeout_ms * interval '1 millisecond', p_limits.step) - s.ran_ms * interval '1 millisecond')) as run),
   leased as (
@@ -38,7 +38,8 @@ begin
                     s.attempt, p.cancel_requested_at is not null or coalesce(s.id = any (p.cancelling_steps), false), s.round, s.depth,
                     case when s.woken_by is not null then (
                       select jsonb_build_object('id', w.id, 'kind', w.kind, 'payload', w.payload, 'decision', w.decision, 'answer', w.answer)
-                      from waits w where w.user_id = s.user_id and w.id = s.woken_by) end)::pg_temp.claimed order by s.n),
+                      from waits w where w.user_id = s.user_id and w.id = s.woken_by) end,
+                    s.failures, (extract(epoch from v_now - s.failing_since) * 1000)::bigint)::pg_temp.claimed order by s.n),
          array_agg((s.user_id, s.session_id, s.plan_id, s.id, 'task_started', jsonb_build_object(
            'key', s.key, 'kind', s.kind, 'agent_id', s.agent_id, 'attempt', s.attempt))::pg_temp.draft order by s.n)
   into feed_users, feed_deltas, claims, drafts
