@@ -170,6 +170,13 @@ impl Person {
         self.post(&path, answer).await
     }
 
+    /// A plan's picture: `key state` of each step, in order.
+    pub async fn picture(&self, plan: &str) -> Vec<String> {
+        let steps = self.steps(plan).await;
+        let line = |step: &Value| format!("{} {}", text(step, "key"), text(step, "state"));
+        steps.iter().map(line).collect()
+    }
+
     /// A plan's state.
     pub async fn state(&self, plan: &str) -> String {
         text(&self.get(&format!("plans/{plan}/")).await, "state")

@@ -13,11 +13,13 @@ use super::{
 async fn decided_but_held(shop: &Workshop, answer: Value) -> (String, String, Value) {
     let (plan, session) = shop.begin("payer").await;
     let card = shop.ada().card().await;
+    assert_eq!(shop.ada().picture(&plan).await, ["answer suspended"]);
     shop.ada()
         .post(&format!("plans/{plan}/pause/"), json!({}))
         .await;
     let (status, said) = confirm(shop.ada(), &card, answer).await;
     assert_eq!(status, 200, "{said}");
+    assert_eq!(shop.ada().picture(&plan).await, ["answer ready"]);
     (plan, session, card)
 }
 
@@ -51,6 +53,7 @@ async fn paid_once(shop: &Workshop, plan: &str, session: &str, card: &Value, n: 
     let receipts = shop.receipts("charge");
     assert_eq!(receipts.len(), 1);
     assert_eq!(receipts[0].args, json!({ "n": n }));
+    assert_eq!(shop.ada().picture(plan).await, ["answer succeeded"]);
 }
 
 /// The tool `pay`, by this schema.

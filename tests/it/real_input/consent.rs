@@ -306,6 +306,7 @@ async fn a_plan_is_asked_for_changed_and_then_carried_out_as_approved() {
     );
     let head = ada.get(&format!("plans/{plan}/")).await;
     assert_eq!(head["phase"], "awaiting_approval");
+    assert_eq!(ada.picture(&plan).await, ["planning suspended"]);
 
     // Another draft: two steps, one by another agent. Wrong ones change nothing.
     let draft_is = async |body: Value| {
@@ -338,13 +339,15 @@ async fn a_plan_is_asked_for_changed_and_then_carried_out_as_approved() {
     ada.decide(&card, json!({"decision": "approve"})).await;
     eventually("the plan ends", async || ada.state(&plan).await != "active").await;
     assert_eq!(ada.state(&plan).await, "succeeded");
-    let keys: Vec<String> = ada
-        .steps(&plan)
-        .await
-        .iter()
-        .map(|step| text(step, "key"))
-        .collect();
-    assert_eq!(keys, ["planning", "first", "then", "summary"]);
+    assert_eq!(
+        ada.picture(&plan).await,
+        [
+            "planning succeeded",
+            "first succeeded",
+            "then succeeded",
+            "summary succeeded"
+        ]
+    );
     let (status, frozen) = draft_is(draft).await;
     assert_eq!(
         (status, &frozen["error_code"]),
@@ -370,7 +373,7 @@ async fn a_plan_that_is_declined_begins_nothing_and_says_so() {
         answer.contains("too much") && answer.contains("plan_rejected"),
         "{answer}"
     );
-    assert_eq!(ada.steps(&plan).await.len(), 1);
+    assert_eq!(ada.picture(&plan).await, ["planning failed"]);
     // Small plans are not asked about, and with `never` none are.
     let (status, _) = put(ada, "orchestrator/", json!({"approval": "never"})).await;
     assert_eq!(status, 200);
@@ -397,6 +400,10 @@ async fn several_questions_of_one_plan_are_answered_in_any_order() {
         page["items"].as_array().cloned().unwrap_or_default()
     };
     eventually("all three ask", async || pending().await.len() == 3).await;
+    assert_eq!(
+        ada.picture(&plan).await,
+        ["s0 suspended", "s1 suspended", "s2 suspended"]
+    );
     let cards = pending().await;
     let of = |key: &str| {
         cards
@@ -432,6 +439,11 @@ async fn several_questions_of_one_plan_are_answered_in_any_order() {
         "{said:?}"
     );
     assert_eq!(shop.receipts("charge").len(), 2);
+    assert_eq!(
+        ada.picture(&plan).await,
+        ["s0 succeeded", "s1 succeeded", "s2 succeeded"],
+        "a no is no failure: the agent was told"
+    );
     shop.close().await;
 }
 

@@ -116,6 +116,58 @@ async fn over_postgres_alone() {
 }
 
 #[tokio::test]
+async fn a_deadline_that_passes_while_nobody_is_there_is_kept_by_whoever_comes() {
+    let (database, vendor) = (Database::fresh().await, Vendor::start().await);
+    let tiers = start(&database, &vendor, None).await;
+    let pay = json!({"name": "pay", "effect": "irreversible", "executor": {"kind": "client"}});
+    tiers.ada.post("tools/", pay).await;
+    let turns = json!([
+        {"until_results": 1, "tool_calls": [{"name": "pay", "arguments": {}}]},
+        {"text": "heard {{last}}"}]);
+    let config = json!({"tools": ["pay"], "script": {"turns": turns}});
+    tiers.ada.agent_with("payer", config).await;
+    let session = tiers.ada.session().await;
+    let plan = tiers.ada.say(&session, "pay", Some("payer")).await;
+    let card = tiers.ada.card().await;
+    assert_eq!(tiers.ada.picture(&plan).await, ["answer suspended"]);
+    tiers.stop().await;
+
+    let store = database.store();
+    sqlx::query("update waits set created_at = created_at - interval '1 hour', deadline = deadline - interval '1 hour'")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    let tiers = start(&database, &vendor, None).await;
+    let there = chrono::Utc::now();
+    let path = format!("approvals/{}/confirm/", text(&card, "id"));
+    let late = tiers.ada.request(reqwest::Method::POST, &path);
+    let late = late.json(&json!({"decision": "approve"}));
+    let (status, said) = tiers.ada.send(late).await;
+    assert_eq!(
+        (status.as_u16(), &said["error_code"]),
+        (410, &json!("timed_out"))
+    );
+    eventually("the plan ends", async || {
+        tiers.ada.state(&plan).await != "active"
+    })
+    .await;
+    let answer = tiers.ada.answers(&session).await.pop().unwrap();
+    assert!(answer.contains("timed_out"), "{answer}");
+    assert_eq!(tiers.ada.picture(&plan).await, ["answer succeeded"]);
+    let decided: chrono::DateTime<chrono::Utc> =
+        sqlx::query_scalar("select decided_at from waits where decision = 'timed_out'")
+            .fetch_one(store.pool())
+            .await
+            .unwrap();
+    assert!(
+        decided - there < chrono::TimeDelta::seconds(5),
+        "{decided} {there}"
+    );
+    tiers.stop_content().await;
+    assert_invariants(&store).await;
+}
+
+#[tokio::test]
 async fn with_redis() {
     let (database, vendor, redis) = (
         Database::fresh().await,
