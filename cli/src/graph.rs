@@ -24,6 +24,7 @@ struct Node {
     key: String,
     kind: String,
     agent: Option<String>,
+    parent: Option<String>,
     state: StateName,
 }
 
@@ -34,7 +35,7 @@ struct Edge {
 }
 
 impl Graph {
-    /// As a person sees it: all work comes after the planning that made it, and a line that others imply is left out.
+    /// As a person sees it: all work comes after the planning, or the step, that made it, and a line that others imply is left out.
     pub(crate) fn into_picture(self) -> Picture {
         let mut needs: HashMap<String, Vec<String>> = HashMap::new();
         for edge in self.edges {
@@ -48,7 +49,7 @@ impl Graph {
         let nodes = self.nodes.into_iter().map(|node| {
             let mut needs = needs.remove(&node.key).unwrap_or_default();
             if needs.is_empty() && node.kind != "planning" {
-                needs.extend(planning.clone());
+                needs.extend(node.parent.or_else(|| planning.clone()));
             }
             PictureNode {
                 label: node.agent.unwrap_or_default(),

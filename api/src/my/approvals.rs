@@ -43,7 +43,8 @@ pub(crate) struct Approval {
     #[serde(rename = "type")]
     #[schema(example = "decision")]
     kind: String,
-    /// `pending`, or how it ended: `approved`, `rejected`, `answered`, `edited`, `timed_out`, `cancelled`.
+    /// `pending`, or how it ended: `approved`, `rejected`, `answered`, `edited`, `timed_out`, `cancelled`, `superseded` (what it was
+    /// asked about has changed; a new question came).
     #[schema(example = "pending")]
     status: String,
     plan_id: Uuid,
@@ -288,7 +289,7 @@ pub(crate) async fn read(
 #[utoipa::path(post, path = "/approvals/{id}/confirm/", operation_id = "confirm_approval", tag = "approvals", request_body = Answer,
     params(("id" = Uuid, Path, description = "The question")), responses(
     (status = 200, description = "It is decided so", body = Approval),
-    (status = 409, description = "It was decided otherwise", body = ProblemBody, content_type = "application/problem+json"),
+    (status = 409, description = "It was decided otherwise, or what it was asked about has changed", body = ProblemBody, content_type = "application/problem+json"),
     (status = 410, description = "Its time is up", body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn confirm(
     State(app): State<App>,
@@ -333,7 +334,7 @@ pub(super) async fn settle(
         by,
         grant: answer.grant.as_ref().map(|grant| grant.of(&asked, answer)),
     };
-    let decided = app.store.decide(caller.scope, id, &ruling).await?;
+    let decided = app.store.decide(caller.scope, id, &ruling).await? == Some(decision);
     let stored = ruling.answer;
     if decided && stored["choice"] == "stop" {
         app.store
@@ -350,6 +351,10 @@ pub(super) async fn settle(
     }
     match now.decision {
         Some(Decision::TimedOut) | None => Err(gone()),
+        Some(Decision::Superseded) => Err(Problem::new(
+            Code::AlreadyDecided,
+            "the tool or the agent is not what it was: a new question comes (superseded)",
+        )),
         Some(other) => Err(Problem::new(
             Code::AlreadyDecided,
             format!("it was decided before ({})", other.as_str()),

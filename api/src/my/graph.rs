@@ -1,12 +1,14 @@
 //! A plan as a graph: as data, or drawn.
 
+use std::collections::HashMap;
+
 use axum::{
     extract::State,
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use engine::{
-    id::PlanId,
+    id::{PlanId, StepId},
     plan::{
         self,
         picture::{Picture, PictureNode},
@@ -64,6 +66,8 @@ pub(crate) struct GraphNode {
     id: Uuid,
     key: String,
     kind: String,
+    /// Key of the step that made it: a map, or an agent that asked another one.
+    parent: Option<String>,
     /// The agent's name.
     agent: Option<String>,
     #[schema(value_type = String, example = "succeeded")]
@@ -149,9 +153,10 @@ pub(crate) async fn read(
     if form == Form::Json {
         return Ok(Json(graph(&plan, steps)).into_response());
     }
+    let keys = keys(&steps);
     let picture = Picture {
         title: plan.goal.lines().next().unwrap_or_default().to_owned(),
-        nodes: steps.into_iter().map(node).collect(),
+        nodes: steps.into_iter().map(|step| node(step, &keys)).collect(),
     };
     // Two thousand boxes take a while to place; other requests go on meanwhile.
     let drawn = tokio::task::spawn_blocking(move || match form {
@@ -173,7 +178,20 @@ pub(crate) async fn read(
     Ok((headers, drawn).into_response())
 }
 
+/// Keys of the steps by their ids.
+fn keys(steps: &[plan::Step]) -> HashMap<StepId, String> {
+    steps
+        .iter()
+        .map(|step| (step.id, step.key.clone()))
+        .collect()
+}
+
+fn parent(step: &plan::Step, keys: &HashMap<StepId, String>) -> Option<String> {
+    keys.get(&step.parent_id?).cloned()
+}
+
 fn graph(plan: &plan::Plan, steps: Vec<plan::Step>) -> Graph {
+    let keys = keys(&steps);
     let edge = |to: &str, need: &plan::NeedView| GraphEdge {
         from: need.key.clone(),
         to: to.to_owned(),
@@ -185,6 +203,7 @@ fn graph(plan: &plan::Plan, steps: Vec<plan::Step>) -> Graph {
         .collect();
     let node = |step: plan::Step| GraphNode {
         id: step.id.0,
+        parent: parent(&step, &keys),
         key: step.key,
         kind: step.kind,
         agent: step.agent_name,
@@ -199,7 +218,7 @@ fn graph(plan: &plan::Plan, steps: Vec<plan::Step>) -> Graph {
     }
 }
 
-fn node(step: plan::Step) -> PictureNode {
+fn node(step: plan::Step, keys: &HashMap<StepId, String>) -> PictureNode {
     let took = step
         .started_at
         .zip(step.finished_at)
@@ -212,12 +231,17 @@ fn node(step: plan::Step) -> PictureNode {
     } else {
         took
     };
+    // What was made by another step hangs from it, where nothing else comes in between.
+    let mut needs: Vec<String> = step.needs.iter().map(|need| need.key.clone()).collect();
+    if needs.is_empty() {
+        needs.extend(parent(&step, keys));
+    }
     PictureNode {
         key: step.key,
         label: step.agent_name.unwrap_or_default(),
         kind: step.kind,
         state: step.state,
-        needs: step.needs.into_iter().map(|need| need.key).collect(),
+        needs,
         note,
     }
 }

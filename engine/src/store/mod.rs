@@ -51,6 +51,7 @@ pub const TRANSITIONS: &[(&str, &str)] = &[
     ("steps_insert", include_str!("sql/steps_insert.sql")),
     ("steps_admit", include_str!("sql/steps_admit.sql")),
     ("journal_put", include_str!("sql/journal_put.sql")),
+    ("as_asked", include_str!("sql/as_asked.sql")),
     ("journal_write", include_str!("sql/journal_write.sql")),
     ("journal_text", include_str!("sql/journal_text.sql")),
     ("steps_settle", include_str!("sql/steps_settle.sql")),

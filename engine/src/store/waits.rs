@@ -253,10 +253,10 @@ impl Store {
             )
             .await?;
         fault::point("wake.after");
-        Ok(closed)
+        Ok(closed.len())
     }
 
-    /// Decides a wait and wakes its step; `false`: it is decided, past its deadline, or not there.
+    /// Decides a wait and wakes its step; `false`: it is decided, past its deadline, not there, or what was asked about has changed.
     pub async fn resolve_wait(
         &self,
         scope: UserScope,
@@ -270,16 +270,17 @@ impl Store {
             by: Value::Null,
             grant: None,
         };
-        self.decide(scope, wait, &ruling).await
+        let decided = self.decide(scope, wait, &ruling).await?;
+        Ok(decided == Some(decision))
     }
 
-    /// The same, with who decided, and with what is granted ahead.
+    /// The same, with who decided, and with what is granted ahead; how it was decided, if it was just now.
     pub async fn decide(
         &self,
         scope: UserScope,
         wait: WaitId,
         ruling: &Ruling,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Decision>, StoreError> {
         fault::point("decide.before");
         let closed = self
             .close_waits(
@@ -291,7 +292,7 @@ impl Store {
             )
             .await?;
         fault::point("decide.after");
-        Ok(closed == 1)
+        Ok(closed.first().copied())
     }
 
     async fn close_waits(
@@ -301,9 +302,9 @@ impl Store {
         answers: Vec<Value>,
         expire: bool,
         ruling: Option<&Ruling>,
-    ) -> Result<usize, StoreError> {
-        let closed: Vec<(UserId, WaitId)> = sqlx::query_as(
-            "select user_id, id from pg_temp.waits_close($1, $2, $3::wait_decision[], $4, $5, $6, $7, $8)",
+    ) -> Result<Vec<Decision>, StoreError> {
+        let closed: Vec<(UserId, Decision)> = sqlx::query_as(
+            "select user_id, decision from pg_temp.waits_close($1, $2, $3::wait_decision[], $4, $5, $6, $7, $8)",
         )
         .bind(waits.iter().map(|(user, _)| user.0).collect::<Vec<Uuid>>())
         .bind(waits.iter().map(|(_, wait)| wait.0).collect::<Vec<Uuid>>())
@@ -324,6 +325,6 @@ impl Store {
             self.hints.work();
             self.tell(closed.iter().map(|(user, _)| *user));
         }
-        Ok(closed.len())
+        Ok(closed.into_iter().map(|(_, decision)| decision).collect())
     }
 }

@@ -38,7 +38,7 @@ pub enum Decision {
     TimedOut,
     /// The plan was cancelled.
     Cancelled,
-    /// Another wait took its place.
+    /// What it was asked about has changed; another question takes its place.
     Superseded,
 }
 

@@ -118,6 +118,8 @@ async fn anothers_thing_and_no_thing_are_the_same_byte_for_byte() {
         json!({"name": "spying", "executor": {"kind": "http", "url": "https://example.com/"}});
     api.post("eve", "/my/tools/", tool).await.ok();
     let card = api.card("eve").await;
+    let add = json!({"name": "add", "executor": {"kind": "client"}});
+    api.post("eve", "/my/tools/", add).await.ok();
     let path = format!("/my/approvals/{card}/confirm/");
     let with_grant =
         json!({"choice": "approve", "grant": {"match": "tool", "uses": 1, "for_seconds": 600}});

@@ -264,9 +264,17 @@ async fn a_tool_that_was_changed_meanwhile_asks_again() {
         .request(reqwest::Method::PUT, "tools/pay/")
         .json(&other);
     assert_eq!(shop.ada().send(changed).await.1["version"], 2);
-    shop.ada()
-        .decide(&first, json!({"decision": "approve"}))
+    let path = format!("approvals/{}/confirm/", text(&first, "id"));
+    let stale = shop.ada().request(reqwest::Method::POST, &path);
+    let stale = stale.json(&json!({"decision": "approve"}));
+    let (status, said) = shop.ada().send(stale).await;
+    assert_eq!(status.as_u16(), 409, "{said}");
+    assert!(text(&said, "detail").contains("superseded"), "{said}");
+    let ended = shop
+        .ada()
+        .get(&format!("approvals/{}/", text(&first, "id")))
         .await;
+    assert_eq!(ended["status"], "superseded");
     let second = shop.ada().card().await;
     assert_eq!(second["details"]["tool_version"], 2);
     assert!(shop.receipts("charge").is_empty());
@@ -404,6 +412,17 @@ async fn a_map_asks_for_each_item_of_a_list_that_another_step_found() {
     assert_eq!(map["result"]["items"][7], Value::Null);
     assert_eq!(map["result"]["failed"][0]["index"], 7);
     assert_eq!(steps.len(), 15);
+    let graph = ada.get(&format!("plans/{plan}/graph/")).await;
+    assert_eq!(graph["nodes"][3]["parent"], "each");
+    let path = format!("plans/{plan}/graph/?format=dot");
+    let picture = ada.request(reqwest::Method::GET, &path).send().await;
+    let picture = picture.unwrap().text().await.unwrap();
+    let lines = picture.matches("->").count();
+    assert_eq!(
+        lines,
+        2 + 12,
+        "each item hangs from its map, or from the one before: {picture}"
+    );
     // Never more than three at once.
     let (mut now, mut most) = (0_i32, 0_i32);
     for event in shop.system.events().await {

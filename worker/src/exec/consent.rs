@@ -34,7 +34,10 @@ pub(super) fn leave<'a>(
     woken: Option<&Woken>,
 ) -> Leave<'a> {
     // An answer holds only for what it was asked about: tool, version and arguments.
-    let woken = woken.filter(|woken| woken.approval() == Some("tool") && wanted.is_what(woken));
+    let woken = woken.filter(|woken| {
+        let holds = woken.decision != Decision::Superseded && wanted.is_what(woken);
+        woken.approval() == Some("tool") && holds
+    });
     if let Some(woken) = woken {
         let right = Right {
             approval: Some(woken.id),

@@ -26,15 +26,11 @@ begin
       from jsonb_to_recordset(p_entries) e(ordinal integer, state text, approval uuid, request jsonb)
       where e.state = 'intent' and e.approval is not null and not exists (
         select 1 from waits w
-        join tools t on t.user_id = w.user_id and t.name = w.payload ->> 'tool' and t.deleted_at is null
-        join steps s on s.user_id = w.user_id and s.id = w.step_id
-        left join user_agents a on a.user_id = s.user_id and a.id = s.agent_id and a.deleted_at is null
         where w.user_id = p_user and w.id = e.approval and w.step_id = p_step
           and case w.decision when 'approved' then w.payload -> 'arguments' when 'edited' then w.answer -> 'arguments' end
               = e.request -> 'arguments'
-          and t.name = e.request ->> 'tool' and t.version = (e.request ->> 'version')::integer
-          and t.version = (w.payload ->> 'tool_version')::integer
-          and a.version is not distinct from (w.payload ->> 'agent_version')::integer
+          and w.payload ->> 'tool' = e.request ->> 'tool' and w.payload -> 'tool_version' = e.request -> 'version'
+          and pg_temp.as_asked(p_user, p_step, w.payload)
           and not exists (select 1 from effects f where f.approval_id = w.id and f.user_id = w.user_id
                           and (f.step_id, f.round, f.ordinal) <> (p_step, p_round, e.ordinal)))
       order by e.ordinal limit 1;

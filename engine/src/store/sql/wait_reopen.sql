@@ -33,8 +33,7 @@ begin
     when v_wait.decided_at > v_now - interval '10 seconds' then 'too_soon'
     when v_step.parent_id is not null then 'child'
     when v_step.state not in ('failed', 'succeeded', 'skipped') then 'busy'
-    when v_wait.payload ? 'tool_version' and v_tool is distinct from (v_wait.payload ->> 'tool_version')::integer then 'changed'
-    when v_wait.payload ->> 'agent_version' is not null and v_agent is distinct from (v_wait.payload ->> 'agent_version')::integer then 'changed'
+    when not pg_temp.as_asked(p_user, v_step.id, v_wait.payload) then 'changed'
     else 'reopened' end;
   if verdict = 'changed' then
     difference := jsonb_build_object(
