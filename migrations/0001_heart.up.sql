@@ -394,6 +394,11 @@ create table waits (
 create unique index waits_open_key on waits (step_id, user_id) where decision is null;
 -- A wait is reopened once; its successor may be, in turn.
 create unique index waits_reopened_key on waits (reopened_from, user_id) where reopened_from is not null;
+-- A person's inbox: what is open, however much was decided before; and the history behind it, newest first. The inbox says
+-- "open" in words of its own (num_nulls): a planner without statistics likes small indexes, and would read this one from end to end
+-- for every statement that wants an open wait.
+create index waits_inbox_idx on waits (kind, user_id, deadline) where num_nulls(decision) = 1;
+create index waits_history_idx on waits (user_id, id);
 -- The clockmaker: deadlines in order.
 create index waits_deadline_idx on waits (deadline) where decision is null and deadline is not null;
 comment on table waits is 'Why a step is or was suspended, and how that ended.';

@@ -64,6 +64,7 @@ fn my() -> OpenApiRouter<App> {
         .routes(routes!(policy::test))
         .routes(routes!(policy::grants))
         .routes(routes!(policy::revoke))
+        .routes(routes!(tool_calls::list))
         .routes(routes!(tool_calls::read))
         .routes(routes!(tool_calls::result))
         .routes(routes!(tools::create, tools::list))

@@ -9,10 +9,14 @@ use codelab_tests::harness::{Database, agent};
 use engine::{
     Store,
     event::hints::Hints,
-    id::WorkerId,
-    step::Outcome,
+    id::{WaitId, WorkerId},
+    step::{
+        Outcome,
+        outcome::{NewWait, WaitKind},
+    },
     store::{self, Accepted, PoolLimits},
     testing::{Shape, explicit},
+    wait::Decision,
 };
 use serde_json::json;
 
@@ -136,6 +140,72 @@ async fn a_look_for_expired_leases_does_not_read_the_steps() {
         "{} index entries, of steps there are 4,000",
         read - read_before
     );
+}
+
+#[tokio::test]
+async fn an_inbox_reads_what_it_shows_however_much_was_decided() {
+    let database = Database::fresh().await;
+    let limits = PoolLimits {
+        max: 1,
+        ..PoolLimits::default()
+    };
+    let pool = store::pool(&database.url, limits).unwrap();
+    let store = Store::new(pool, Hints::local(), Duration::from_secs(30));
+    // Somebody with little, then somebody whose questions are all open, then somebody who has decided nearly all of them.
+    let eve = database.user(&store, "eve").await;
+    let bob = database.user(&store, "bob").await;
+    let ada = database.user(&store, "ada").await;
+    let question = || Outcome::Suspend {
+        wait: NewWait {
+            id: WaitId::new(),
+            kind: WaitKind::Approval,
+            payload: json!({"type": "tool"}),
+            deadline: Some(Duration::from_secs(300)),
+        },
+    };
+    for (scope, questions) in [(eve, 5), (bob, 500), (ada, 500)] {
+        let coder = agent(&store, scope, "coder", 10).await;
+        let plan = explicit(Shape::Flat(questions), &[coder], None);
+        store.accept_plan(scope, &plan).await.unwrap();
+        for _ in 0..questions {
+            let claim = store.claim(WorkerId::new(), 1).await.unwrap().remove(0);
+            assert!(store.finish(&claim, &question()).await.unwrap());
+        }
+    }
+    for open in store.open_approvals(ada, 497).await.unwrap() {
+        let no = store.resolve_wait(ada, open.id, Decision::Rejected, json!({}));
+        assert!(no.await.unwrap());
+    }
+    // As the autovacuum does; what it has not come round to yet costs one look.
+    sqlx::query("vacuum analyze waits")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    // Entries that a scan passes over are not counted, so it is asked which index was taken.
+    let taken = async || {
+        let names = "select sum(idx_scan) filter (where indexrelname = 'waits_inbox_idx')::bigint,
+            sum(idx_scan) filter (where indexrelname = 'waits_history_idx')::bigint from pg_stat_user_indexes";
+        let (inbox, history): (Option<i64>, Option<i64>) =
+            sqlx::query_as(names).fetch_one(store.pool()).await.unwrap();
+        (inbox.unwrap_or(0), history.unwrap_or(0))
+    };
+    for (scope, open) in [(ada, 3), (eve, 5)] {
+        let (scans_before, read_before) = reads(&store).await;
+        let taken_before = taken().await;
+        assert_eq!(store.open_approvals(scope, 200).await.unwrap().len(), open);
+        assert_eq!(store.approvals(scope, None, 5).await.unwrap().len(), 5);
+        assert_eq!(store.open_tool_calls(scope, 200).await.unwrap().len(), 0);
+        let (scans, read) = reads(&store).await;
+        assert_eq!(scans, scans_before, "nothing is scanned");
+        let (inbox, history) = taken().await;
+        assert!(
+            inbox >= taken_before.0 + 2 && history > taken_before.1,
+            "{inbox} {history} {taken_before:?}"
+        );
+        let read = read - read_before;
+        // A row of `waits` and one of `steps` for each shown, and some to spare.
+        assert!(read <= 40, "{read} index entries");
+    }
 }
 
 #[tokio::test]

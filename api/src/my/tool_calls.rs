@@ -12,6 +12,7 @@ use crate::{
     App,
     auth::Caller,
     extract::{Json, Path},
+    page::{self, Page},
     problem::{Code, Problem, ProblemBody},
 };
 
@@ -59,6 +60,21 @@ impl From<store::Approval> for ToolCall {
             deadline: call.deadline,
         }
     }
+}
+
+/// Calls that wait for a program of yours, the most urgent first, on one page. What comes later is in the feed (`tool_request`).
+#[utoipa::path(get, path = "/tool-calls/", operation_id = "list_tool_calls", tag = "tools", responses(
+    (status = 200, description = "Open calls", body = Page<ToolCall>)))]
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+) -> Result<Json<Page<ToolCall>>, Problem> {
+    let mut found = app
+        .store
+        .open_tool_calls(caller.scope, i64::from(page::LIMIT))
+        .await?;
+    found.retain(|call| !call.overdue);
+    Ok(Json(Page::of(found, page::LIMIT.into(), |_| String::new())))
 }
 
 /// One call.

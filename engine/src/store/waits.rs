@@ -91,13 +91,15 @@ pub enum Reopened {
     Refused(String),
 }
 
-/// What an approval is read from, for one and for lists.
+/// What an approval is read from, for one and for lists. The step's key comes by both keys of its own: in a join the planner, while
+/// it has no statistics, may read all steps of the person for each row.
 macro_rules! approval_columns {
     () => {
-        "select w.id, w.kind, w.payload, w.step_id, s.key as step_key, w.plan_id, w.session_id, w.deadline,
+        "select w.id, w.kind, w.payload, w.step_id,
+                (select s.key from steps s where s.user_id = w.user_id and s.id = w.step_id) as step_key, w.plan_id, w.session_id, w.deadline,
                 coalesce(w.deadline <= coalesce($3, clock_timestamp()), false) as overdue,
                 w.warned_at, w.reopened_from, w.reopenings, w.decided_by, w.decision, w.answer, w.created_at, w.decided_at
-         from waits w join steps s on s.user_id = w.user_id and s.id = w.step_id"
+         from waits w"
     };
 }
 
@@ -108,14 +110,34 @@ impl Store {
         scope: UserScope,
         limit: i64,
     ) -> Result<Vec<Approval>, StoreError> {
+        self.open_waits(scope, &[WaitKind::Approval, WaitKind::Input], limit)
+            .await
+    }
+
+    /// Calls that the person's own program has not carried out yet, the most urgent first, at most `limit`.
+    pub async fn open_tool_calls(
+        &self,
+        scope: UserScope,
+        limit: i64,
+    ) -> Result<Vec<Approval>, StoreError> {
+        self.open_waits(scope, &[WaitKind::ClientTool], limit).await
+    }
+
+    async fn open_waits(
+        &self,
+        scope: UserScope,
+        kinds: &[WaitKind],
+        limit: i64,
+    ) -> Result<Vec<Approval>, StoreError> {
         Ok(sqlx::query_as(concat!(
             approval_columns!(),
-            " where w.user_id = $1 and w.decision is null and w.kind in ('approval', 'input')
+            " where w.user_id = $1 and num_nulls(w.decision) = 1 and w.kind = any ($4)
               order by w.deadline nulls last, w.id limit $2"
         ))
         .bind(scope.user())
         .bind(limit)
         .bind(self.clock.instant())
+        .bind(kinds)
         .fetch_all(&self.pool)
         .await?)
     }

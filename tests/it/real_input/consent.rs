@@ -245,6 +245,15 @@ async fn the_persons_own_program_carries_a_call_out() {
         (&json!("client"), &json!({"path": "a.txt"}))
     );
     let call = text(&seen.payload, "call_id");
+    let open = shop.ada().get("tool-calls/").await;
+    assert_eq!(
+        (
+            open["items"].as_array().map(Vec::len),
+            &open["items"][0]["id"]
+        ),
+        (Some(1), &seen.payload["call_id"]),
+        "it is found without the feed too"
+    );
     let path = format!("tool-calls/{call}/result/");
     let eve = Person::new(&shop.ada().base(), "eve");
     let foreign = eve

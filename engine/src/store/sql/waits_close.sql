@@ -9,6 +9,7 @@ create function pg_temp.waits_close(
   p_grant jsonb, p_clock timestamptz)
 returns table (user_id uuid, id uuid, decision wait_decision) language plpgsql as $$
 #variable_conflict use_column
+-- num_nonnulls(decision) = 0 is "open" in words that no index has: a wait is found by its keys.
 declare
   v_now timestamptz;
   v_users uuid[];
@@ -29,7 +30,7 @@ begin
                            and not pg_temp.as_asked(w.user_id, w.step_id, w.payload)
                  then 'superseded' else g.decision end
     from unnest(p_users, p_waits, p_decisions, p_answers) g(user_id, id, decision, answer)
-    where w.user_id = g.user_id and w.id = g.id and w.decision is null
+    where w.user_id = g.user_id and w.id = g.id and num_nonnulls(w.decision) = 0
       and case when p_expire then w.deadline <= v_now else w.deadline is null or w.deadline > v_now end
     returning w.user_id, w.id, w.step_id, w.plan_id, w.session_id, w.kind, w.decision, w.answer, w.payload,
       w.kind = 'approval' and w.payload ->> 'type' = 'decision' as is_card),
