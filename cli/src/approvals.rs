@@ -19,7 +19,7 @@ const SHOWN: usize = 300;
 pub(crate) struct ApprovalsArgs {
     /// The question to answer; none: list what is open
     id: Option<String>,
-    /// The answer: one of the question's choices
+    /// The answer: one of the question's choices; or reopen, for a question that ran out or was rejected
     choice: Option<String>,
     /// With edit or agent: what the agent is asked now
     #[arg(long)]
@@ -33,9 +33,15 @@ pub(crate) struct ApprovalsArgs {
     /// With answer: your answer, as JSON or as plain text
     #[arg(long)]
     input: Option<String>,
+    /// With approve, for a tool: other arguments, as JSON
+    #[arg(long, value_name = "JSON")]
+    arguments: Option<Value>,
     /// A word to the agent
     #[arg(long)]
     note: Option<String>,
+    /// List what has ended too, newest first
+    #[arg(long, conflicts_with_all = ["id", "watch"])]
+    all: bool,
     /// Keep the list on the screen, with the time running down
     #[arg(long, conflicts_with = "id")]
     watch: bool,
@@ -51,11 +57,17 @@ pub(crate) struct ApprovalsArgs {
 pub(crate) async fn run(args: ApprovalsArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.url, args.token.clone())?;
     match (&args.id, &args.choice) {
-        (None, _) => list(&client, args.watch).await,
+        (None, _) => list(&client, &args).await,
         (Some(id), None) => {
             let asked = client.get(&format!("my/approvals/{id}/")).await?;
             say::line(told(&asked, Utc::now()));
             say::line(say::clean_lines(&format!("{:#}", asked["shown"])));
+            Ok(())
+        }
+        (Some(id), Some(choice)) if choice == "reopen" => {
+            let path = format!("my/approvals/{id}/reopen/");
+            let asked = client.post(&path, &json!({})).await?;
+            say::line(told(&asked, Utc::now()));
             Ok(())
         }
         (Some(id), Some(choice)) => {
@@ -67,10 +79,11 @@ pub(crate) async fn run(args: ApprovalsArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn list(client: &Client, watch: bool) -> anyhow::Result<()> {
-    let redraw = watch && say::is_terminal();
+async fn list(client: &Client, args: &ApprovalsArgs) -> anyhow::Result<()> {
+    let redraw = args.watch && say::is_terminal();
+    let which = if args.all { "" } else { "?status=pending" };
     loop {
-        let pending = client.get("my/approvals/?status=pending").await?;
+        let pending = client.get(&format!("my/approvals/{which}")).await?;
         let items = pending["items"].as_array().cloned().unwrap_or_default();
         let lines: Vec<String> = items.iter().map(|asked| told(asked, Utc::now())).collect();
         let text = if lines.is_empty() {
@@ -87,7 +100,7 @@ async fn list(client: &Client, watch: bool) -> anyhow::Result<()> {
         } else {
             say::line(text);
         }
-        if !watch {
+        if !args.watch {
             return Ok(());
         }
         sleep(LOOK).await;
@@ -161,6 +174,9 @@ fn answer(args: &ApprovalsArgs, choice: &str) -> Value {
         if let Some(value) = value {
             answer.insert(field.to_owned(), json!(value));
         }
+    }
+    if let Some(arguments) = &args.arguments {
+        answer.insert("edited_payload".to_owned(), arguments.clone());
     }
     if let Some(input) = &args.input {
         let input = serde_json::from_str(input).unwrap_or_else(|_| json!(input));

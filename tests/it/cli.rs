@@ -262,6 +262,55 @@ async fn up_continues_open_plans_after_kill_9() {
 }
 
 #[tokio::test]
+async fn questions_are_shown_and_answered_in_the_terminal() {
+    let folder = folder();
+    let up = Up::start(folder.path(), &[]).await;
+    let turns = json!([
+        {"until_results": 1, "tool_calls": [{"name": "ask_user", "arguments": {"question": "Which colour?\u{202e}"}}]},
+        {"text": "heard {{last}}"}]);
+    let config = json!({"tools": ["ask_user"], "script": {"turns": turns}});
+    up.post("agents/", &json!({"name": "painter", "config": config}))
+        .await;
+    let steps = json!([{"key": "paint", "agent": "painter"}]);
+    let (_, plan) = up
+        .post("plans/", &json!({"goal": "paint", "steps": steps}))
+        .await;
+    let plan = text(&plan, "id");
+    harness::eventually("it asks", async || {
+        up.read(&format!("plans/{plan}/")).await["phase"] == "awaiting_approval"
+    })
+    .await;
+    let variables = [
+        ("CODELAB_URL", up.url.as_str()),
+        ("CODELAB_TOKEN", &up.token),
+    ];
+    let run = async |arguments: &[&str]| {
+        let (status, said) = Codelab::run(arguments, &variables, folder.path()).await;
+        assert_eq!(status.code(), Some(0), "{said}");
+        said
+    };
+    let listed = run(&["approvals"]).await;
+    assert!(
+        listed.contains("Which colour?\\u{202e}") && listed.contains("left"),
+        "what turns text around is seen: {listed}"
+    );
+    let id = listed.split_whitespace().next().expect("an id").to_owned();
+    let answered = run(&["approvals", &id, "answer", "--input", "blue"]).await;
+    assert!(answered.contains("answered"), "{answered}");
+    harness::eventually("the plan ends", async || {
+        up.read(&format!("plans/{plan}/")).await["state"] == "succeeded"
+    })
+    .await;
+    assert!(run(&["approvals"]).await.contains("Nothing waits for you"));
+    assert!(run(&["approvals", "--all"]).await.contains(&id));
+    let (status, said) =
+        Codelab::run(&["approvals", &id, "reopen"], &variables, folder.path()).await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("was not declined"), "{said}");
+    up.stop().await;
+}
+
+#[tokio::test]
 async fn two_ups_in_two_folders_do_not_meet() {
     let (one, two) = (folder(), folder());
     let (one, mut two) = tokio::join!(Up::start(one.path(), &[]), Up::start(two.path(), &[]));

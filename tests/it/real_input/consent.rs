@@ -220,6 +220,31 @@ async fn an_agent_asks_the_person_and_gets_an_answer_in_form() {
     assert_eq!((taken.0, &taken.1["status"]), (200, &json!("answered")));
     let heard = shop.heard(&plan, &session).await;
     assert!(heard.contains("blue"), "{heard}");
+
+    // One that ran out is taken up again, and the answer reaches the agent after all.
+    let (plan, session) = shop.begin("painter").await;
+    let card = shop.ada().card().await;
+    let pool = shop.system.store.pool();
+    let past = "update waits set created_at = created_at - interval '1 hour', deadline = deadline - interval '1 hour' where decision is null";
+    sqlx::query(past).execute(pool).await.unwrap();
+    let heard = shop.heard(&plan, &session).await;
+    assert!(heard.contains("timed_out"), "{heard}");
+    let reopen = format!("approvals/{}/reopen/", text(&card, "id"));
+    let request = shop.ada().request(Method::POST, &reopen);
+    let (status, _) = shop.ada().send(request).await;
+    assert_eq!(status.as_u16(), 429, "ten seconds have to pass");
+    let past = "update waits set decided_at = decided_at - interval '10 seconds' where decision = 'timed_out'";
+    sqlx::query(past).execute(pool).await.unwrap();
+    let again = shop.ada().post(&reopen, json!({})).await;
+    assert_eq!(
+        (&again["type"], &again["reopened_from"]),
+        (&json!("input"), &card["id"])
+    );
+    assert_eq!(shop.ada().picture(&plan).await, ["answer suspended"]);
+    let answer = json!({"choice": "answer", "input": {"colour": "red"}});
+    assert_eq!(confirm(shop.ada(), &again, answer).await.0, 200);
+    let heard = shop.heard(&plan, &session).await;
+    assert!(heard.contains("red"), "{heard}");
     shop.close().await;
 }
 

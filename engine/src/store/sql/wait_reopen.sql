@@ -16,7 +16,7 @@ declare
   v_agent integer;
   v_drafts pg_temp.draft[];
 begin
-  select * into v_wait from waits w where w.user_id = p_user and w.id = p_wait and w.kind = 'approval';
+  select * into v_wait from waits w where w.user_id = p_user and w.id = p_wait and w.kind in ('approval', 'input');
   if not found then verdict := 'gone'; return next; return; end if;
   select * into v_plan from plans p where p.user_id = p_user and p.id = v_wait.plan_id for no key update;
   select * into v_wait from waits w where w.user_id = p_user and w.id = p_wait;
@@ -52,11 +52,11 @@ begin
         ran_ms = 0, woken_by = null, round = s.round + (v_ordinal is not null)::integer
     where s.user_id = p_user and s.id = v_step.id;
   insert into waits (user_id, id, step_id, plan_id, session_id, kind, payload, deadline, reopened_from, reopenings, created_at)
-  values (p_user, p_new, v_step.id, v_plan.id, v_plan.session_id, 'approval', v_wait.payload, v_now + p_deadline, p_wait,
+  values (p_user, p_new, v_step.id, v_plan.id, v_plan.session_id, v_wait.kind, v_wait.payload, v_now + p_deadline, p_wait,
           v_wait.reopenings + 1, v_now);
   v_drafts := pg_temp.steps_revive(p_user, v_plan.id, v_plan.session_id, v_step.id, v_step.key, v_now);
   v_drafts := v_drafts || (p_user, v_plan.session_id, v_plan.id, v_step.id, 'approval_required', jsonb_build_object(
-    'key', v_step.key, 'wait_id', p_new, 'approval_id', p_new, 'wait_kind', 'approval', 'deadline', v_now + p_deadline,
+    'key', v_step.key, 'wait_id', p_new, 'approval_id', p_new, 'wait_kind', v_wait.kind, 'deadline', v_now + p_deadline,
     'reopened_from', p_wait) || pg_temp.shown(v_wait.payload, v_plan.id))::pg_temp.draft;
   perform pg_temp.events_append(v_drafts, '{}', '{}');
   return next;
