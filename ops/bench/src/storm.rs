@@ -62,10 +62,12 @@ pub(crate) async fn storm(bench: &Bench) -> anyhow::Result<Value> {
     service.stop().await?;
     let (calm_p50, calm_p99) = percentiles(&mut calm, 99);
     let (p50, p99) = percentiles(&mut meanwhile, 99);
+    let longest = meanwhile.last().copied().unwrap_or_default();
     Ok(json!({
         "workload": "storm", "questions": PEOPLE * QUESTIONS,
         "decided_s": decided.as_secs_f64(), "bar_decided_s": 60, "answered_by_agents_s": ended.as_secs_f64(),
-        "direct_p50_ms": millis(p50), "direct_p99_ms": millis(p99), "messages": meanwhile.len(),
+        "direct_p50_ms": millis(p50), "direct_p99_ms": millis(p99), "direct_longest_ms": millis(longest),
+        "messages": meanwhile.len(),
         "calm_direct_p50_ms": millis(calm_p50), "calm_direct_p99_ms": millis(calm_p99),
         "idle_transactions_per_s": empty, "idle_transactions_per_s_with_questions": suspended,
     }))

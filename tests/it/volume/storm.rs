@@ -126,5 +126,15 @@ async fn ten_thousand_deadlines_are_each_kept_once() {
     ] {
         assert_eq!(count(&stores[0], everybody).await, all, "{everybody}");
     }
+    // Somebody who comes now does not stand behind all of them.
+    let visitor = database.user(&stores[0], "visitor").await;
+    let coder = agent(&stores[0], visitor, "coder", 1).await;
+    let plan = explicit(Shape::Flat(1), &[coder], None);
+    stores[0].accept_plan(visitor, &plan).await.unwrap();
+    let claims = stores[0].claim(WorkerId::new(), 200).await.unwrap();
+    assert!(
+        claims.iter().any(|claim| claim.scope == visitor),
+        "the visitor's step is none of the first two hundred"
+    );
     assert_invariants(&stores[0]).await;
 }

@@ -3,8 +3,8 @@
 -- full agent with 20,000 ready steps costs the claim nothing.
 -- A step's rank is when it became ready, plus its class's handicap, plus a second for each claimable step its
 -- user already had (a tenth for interactive work): a user with 10,000 ready steps does not delay another's
--- first, and whoever has waited longest comes up by itself. What has begun before goes on before what is new: it ranks as of its
--- begin, by up to a minute. The counter is read without a lock: a few
+-- first, and whoever has waited longest comes up by itself. What a worker has lost or given back goes on
+-- before what is new: it ranks as of its begin, by up to a minute. What was woken does not: ten thousand may be woken at once. The counter is read without a lock: a few
 -- steps off does no harm here. Agents to look at come with the number of places given back (0: only look).
 -- Steps of a plan that the person holds get a ready row and no place.
 create function pg_temp.steps_admit(
@@ -32,7 +32,8 @@ begin
   -- everything else. Rows of an agent come first in its partition and carry its room.
   with fresh as (
     select s.user_id, s.id, s.agent_id, p.paused_at is not null as paused,
-           p_now + case when s.attempt > 0 then greatest(s.started_at - p_now, interval '-1 minute')
+           p_now + case when s.attempt > 0 and s.woken_by is null then greatest(s.started_at - p_now, interval '-1 minute')
+                        when s.attempt > 0 then interval '1 second'
                         else (array['0 seconds', '1 second', '5 seconds', '60 seconds']::interval[])[p.class + 1] end
                  + (f.claimable_steps + row_number() over (partition by s.user_id order by r.n) - 1)
                    * case when p.class = 0 then interval '0.1 seconds' else interval '1 second' end as rank
