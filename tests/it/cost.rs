@@ -160,7 +160,7 @@ async fn an_inbox_reads_what_it_shows_however_much_was_decided() {
             id: WaitId::new(),
             kind: WaitKind::Approval,
             payload: json!({"type": "tool"}),
-            deadline: Some(Duration::from_secs(300)),
+            deadline: Some(Duration::from_mins(5)),
         },
     };
     for (scope, questions) in [(eve, 5), (bob, 500), (ada, 500)] {

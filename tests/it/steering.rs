@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Somebody with an agent, a store and a clock.
 struct Desk {
-    _database: Database,
+    database: Database,
     store: Store,
     clock: ManualClock,
     scope: UserScope,
@@ -44,7 +44,7 @@ impl Desk {
         let scope = database.user(&store, "ada").await;
         let agent = agent(&store, scope, "coder", max_concurrency).await;
         Self {
-            _database: database,
+            database,
             store,
             clock,
             scope,

@@ -54,7 +54,7 @@ async fn ask(desk: &Desk, claim: &Claim) -> WaitId {
         id,
         kind: WaitKind::Approval,
         payload,
-        deadline: Some(Duration::from_secs(300)),
+        deadline: Some(Duration::from_mins(5)),
     };
     let outcome = Outcome::Journaled {
         entries: vec![turn],
@@ -247,7 +247,7 @@ async fn what_is_open_or_answered_or_cancelled_is_not_taken_up_again() {
     desk.succeed(&desk.only().await).await;
     desk.succeed(&desk.only().await).await;
     assert_eq!(reopen(&desk, WaitId::new()).await, Reopened::Gone);
-    let eve = desk._database.user(&desk.store, "eve").await;
+    let eve = desk.database.user(&desk.store, "eve").await;
     assert_eq!(desk.store.reopen(eve, open).await.unwrap(), Reopened::Gone);
 
     // Cancelling a plan closes its questions, and none of them is taken up again.

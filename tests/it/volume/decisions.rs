@@ -259,7 +259,6 @@ async fn two_thousand_questions_are_decided_once_each() {
             "every way has its share: {tally:?}"
         );
     }
-    println!("{tally:?}");
     one.stop_content().await;
     two.stop_content().await;
     assert_invariants(&store).await;

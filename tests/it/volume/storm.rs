@@ -31,7 +31,7 @@ fn question() -> Outcome {
             id: WaitId::new(),
             kind: WaitKind::Approval,
             payload: json!({"type": "tool", "ordinal": 1, "tool": "pay", "arguments": {}, "choices": ["approve", "reject"]}),
-            deadline: Some(Duration::from_secs(300)),
+            deadline: Some(Duration::from_mins(5)),
         },
     }
 }

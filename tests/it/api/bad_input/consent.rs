@@ -8,6 +8,10 @@ use super::{Body, Case, Things, case, invalid};
 /// An id that nothing has.
 const NOTHING: &str = "01890000-0000-7000-8000-000000000000";
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table of cases reads best in one piece"
+)]
 pub(super) fn answers(things: &Things) -> Vec<Case> {
     let path = format!("/my/approvals/{}/confirm/", things.card);
     let answer = |what, body: Value, wrong: &[(&'static str, &'static str)]| {
