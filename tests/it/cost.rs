@@ -40,18 +40,20 @@ async fn reads(store: &Store) -> (i64, i64) {
     (scans, entries)
 }
 
+/// A connection reports what it did; there is only one.
+fn over_one_connection(database: &Database) -> Store {
+    let limits = PoolLimits {
+        max: 1,
+        ..PoolLimits::default()
+    };
+    let pool = store::pool(&database.url, limits).unwrap();
+    Store::new(pool, Hints::local(), Duration::from_secs(30))
+}
+
 #[tokio::test]
 async fn a_step_reads_few_rows_however_many_there_are() {
     let database = Database::fresh().await;
-    let pool = store::pool(
-        &database.url,
-        PoolLimits {
-            max: 1,
-            ..PoolLimits::default()
-        },
-    )
-    .unwrap();
-    let store = Store::new(pool, Hints::local(), Duration::from_secs(30));
+    let store = over_one_connection(&database);
     let scope = database.user(&store, "ada").await;
     let full = agent(&store, scope, "full", 1).await;
     for _ in 0..10 {
@@ -102,12 +104,7 @@ async fn a_step_reads_few_rows_however_many_there_are() {
 #[tokio::test]
 async fn a_look_for_expired_leases_does_not_read_the_steps() {
     let database = Database::fresh().await;
-    let limits = PoolLimits {
-        max: 1,
-        ..PoolLimits::default()
-    };
-    let pool = store::pool(&database.url, limits).unwrap();
-    let store = Store::new(pool, Hints::local(), Duration::from_secs(30));
+    let store = over_one_connection(&database);
     let scope = database.user(&store, "ada").await;
     let coder = agent(&store, scope, "coder", 10).await;
     for _ in 0..2 {
@@ -145,12 +142,7 @@ async fn a_look_for_expired_leases_does_not_read_the_steps() {
 #[tokio::test]
 async fn an_inbox_reads_what_it_shows_however_much_was_decided() {
     let database = Database::fresh().await;
-    let limits = PoolLimits {
-        max: 1,
-        ..PoolLimits::default()
-    };
-    let pool = store::pool(&database.url, limits).unwrap();
-    let store = Store::new(pool, Hints::local(), Duration::from_secs(30));
+    let store = over_one_connection(&database);
     // Somebody with little, then somebody whose questions are all open, then somebody who has decided nearly all of them.
     let eve = database.user(&store, "eve").await;
     let bob = database.user(&store, "bob").await;

@@ -232,8 +232,11 @@ impl Calls<'_> {
         }
         // Consent was for the tool as it was then.
         let as_then = entry.request.get("version") == Some(&json!(wanted.tool.version));
+        let came_back = woken.is_some_and(|woken| woken.kind == WaitKind::ClientTool);
         match entry.state {
-            EntryState::Intent if wanted.is_clients() => Self::handed_out(&wanted, woken),
+            EntryState::Intent if wanted.is_clients() && (as_then || came_back) => {
+                Self::handed_out(&wanted, woken)
+            }
             EntryState::Intent if wanted.tool.effect.may_repeat() && as_then => {
                 Step::Make(wanted, Right::default())
             }
