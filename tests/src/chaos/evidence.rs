@@ -79,6 +79,8 @@ pub struct EdgeRow {
 #[expect(missing_docs, reason = "columns of the schema")]
 pub struct WaitRow {
     pub id: Uuid,
+    pub step_id: Uuid,
+    pub payload: Value,
     pub kind: String,
     pub decision: Option<String>,
     pub answer: Option<Value>,
@@ -195,7 +197,7 @@ impl Rows {
                 .fetch_all(pool)
                 .await?,
             waits: sqlx::query_as(
-                "select id, kind::text as kind, decision::text as decision, answer, deadline, decided_at from waits")
+                "select id, step_id, payload, kind::text as kind, decision::text as decision, answer, deadline, decided_at from waits")
                 .fetch_all(pool)
                 .await?,
             limits: limits

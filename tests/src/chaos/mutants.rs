@@ -176,6 +176,12 @@ pub const MUTANTS: &[Mutant] = &[
         schema: &[],
     },
     Mutant {
+        name: "consent_not_asked",
+        by: By::Run,
+        how: How::Rust,
+        schema: &[],
+    },
+    Mutant {
         name: "renewal_renews_nothing",
         by: By::Run,
         how: How::Sql(&[(

@@ -250,7 +250,7 @@ fn calls(rng: &mut fastrand::Rng, id: &str, agent: &str) -> Vec<(String, Value)>
     let count = [0, 0, 1, 1, 2, 3][rng.usize(..6)];
     (0..count)
         .map(|place| {
-            let name = ["add", "add", "add", "charge", "look"][rng.usize(..5)];
+            let name = ["add", "add", "add", "charge", "look", "pay"][rng.usize(..6)];
             let args =
                 json!({ "n": rng.u32(1..10), "program": id, "agent": agent, "place": place });
             (name.to_owned(), args)

@@ -1,6 +1,7 @@
 //! Whether a call may be made: by a rule of the person's, by the tool's own word, by a grant, by an approval.
 
 use engine::{
+    fault,
     step::claimed::Woken,
     store::{Consents, Grant},
     tool::{
@@ -66,6 +67,9 @@ pub(super) fn leave<'a>(
         Verdict::Deny => Leave::Refused(json!({
             "denied": "a rule of the person's refuses this call; do not try it again",
         })),
+        Verdict::Ask if fault::mutant("consent_not_asked") => {
+            Leave::Granted(wanted, Right::default())
+        }
         Verdict::Ask => match covering(&wanted, &consents.grants) {
             Some(grant) => {
                 let right = Right {

@@ -1,9 +1,10 @@
 //! The checkers: each takes the evidence of a run and says what must not be. Numbers of invariants are those of the catalogue
 //! of faults: I1 accepted once, I2 nothing lost, I3 ended once, I4 fenced, I5 limits, I6 places conserved, I7 effects, I8 order,
-//! I12 streams, I13 an event for each transition, I15 poison, I16 recovery, I17 nobody reads what is another's, I22 cancel.
+//! I9 to I11 consent, I12 streams, I13 an event for each transition, I15 poison, I16 recovery, I17 nobody reads what is another's, I22 cancel.
 
 pub mod accepted;
 pub mod causes;
+pub mod consent;
 pub mod effects;
 pub mod ledger;
 pub mod outcome;
@@ -36,6 +37,7 @@ pub fn all(evidence: &Evidence) -> Vec<String> {
     wrong.extend(ledger::check(evidence));
     wrong.extend(outcome::check(evidence));
     wrong.extend(effects::check(evidence));
+    wrong.extend(consent::check(evidence));
     wrong.extend(physical::check(evidence));
     wrong.extend(causes::check(evidence));
     wrong.extend(streams::check(evidence));
