@@ -126,8 +126,13 @@ pub async fn assert_invariants(store: &Store) {
 
 /// Waits until the condition holds; panics with `what` after half a minute. A deadline, not a synchronisation: it asks
 /// again after a moment until the answer is yes.
-pub async fn eventually<F: AsyncFnMut() -> bool>(what: &str, mut condition: F) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+pub async fn eventually<F: AsyncFnMut() -> bool>(what: &str, condition: F) {
+    within(Duration::from_secs(30), what, condition).await;
+}
+
+/// The same for what is much, on machines that have other work.
+pub async fn within<F: AsyncFnMut() -> bool>(limit: Duration, what: &str, mut condition: F) {
+    let deadline = Instant::now() + limit;
     while !condition().await {
         assert!(Instant::now() < deadline, "did not happen in time: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
