@@ -188,6 +188,31 @@ async fn a_call_that_did_not_happen_gives_its_grant_the_use_back() {
 }
 
 #[tokio::test]
+async fn a_yes_stands_until_the_call_is_made() {
+    use codelab_tests::chaos::tool_server::ToolMood;
+    let shop = Workshop::open().await;
+    shop.agent("payer", &[("pay", json!({"n": 3}))]).await;
+    // Nobody knows what became of the first try; the second cannot begin.
+    shop.server.moods.next(ToolMood::FailBefore, 1);
+    shop.server.moods.next(ToolMood::Busy, 1);
+    let (plan, session) = shop.begin("payer").await;
+    let first = shop.ada().card().await;
+    let edited = json!({"decision": "approve", "edited_payload": {"n": 4}});
+    assert_eq!(confirm(shop.ada(), &first, edited).await.0, 200);
+    let second = shop.ada().card().await;
+    assert_eq!(second["type"], "outcome_unknown");
+    let not_done = json!({"choice": "not_done"});
+    assert_eq!(confirm(shop.ada(), &second, not_done).await.0, 200);
+    shop.heard(&plan, &session).await;
+    let asked = shop.ada().get("approvals/").await;
+    assert_eq!(asked["items"].as_array().map(Vec::len), Some(2));
+    assert_eq!(shop.applied("charge"), 1);
+    let last = shop.receipts("charge").pop().unwrap();
+    assert_eq!(last.args, json!({"n": 4}), "as it was approved");
+    shop.close().await;
+}
+
+#[tokio::test]
 async fn the_persons_own_program_is_asked_for_nothing_without_consent() {
     let shop = Workshop::open().await;
     let tool = json!({"name": "wipe", "effect": "irreversible", "risk": "low", "executor": {"kind": "client"}});

@@ -224,7 +224,10 @@ impl Calls<'_> {
     ) -> Step<'b> {
         let woken = self.woken(wanted.ordinal);
         let Some(entry) = journal.entry(wanted.ordinal) else {
-            return self.fresh(wanted, known, woken);
+            return match woken.and_then(|woken| to_be_made(&wanted, woken)) {
+                Some(again) => Step::Make(again, Right::default()),
+                None => self.fresh(wanted, known, woken),
+            };
         };
         // What is known of it was written with the arguments that it was, or shall be, made with: the person may have changed them.
         if let Some(arguments) = entry.request.get("arguments") {
@@ -402,6 +405,19 @@ impl Calls<'_> {
         let after = retry_after.unwrap_or_default() + backoff(self.claim);
         defer(self.claim, after, error)
     }
+}
+
+/// The call that the person has said was not made, and that could not be made since either: the consent to it stands.
+fn to_be_made<'a>(wanted: &Wanted<'a>, woken: &Woken) -> Option<Wanted<'a>> {
+    let not_done = woken.approval() == Some("outcome_unknown")
+        && woken.decision == Decision::Answered
+        && woken.choice() == Some("not_done");
+    // As it was asked about, which may be as the person had changed it.
+    let asked = Wanted {
+        arguments: woken.payload.get("arguments")?.clone(),
+        ..wanted.clone()
+    };
+    (not_done && asked.is_what(woken)).then_some(asked)
 }
 
 /// What follows from the person's word about a call of which nobody knew what became.
