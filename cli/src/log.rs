@@ -14,6 +14,12 @@ pub(crate) fn of_ours(level: &str) -> String {
 /// Starts logging; `default` is the filter when the person has set none.
 pub(crate) fn start(settings: &LogSettings, default: &str) {
     let filter = EnvFilter::new(settings.filter.as_deref().unwrap_or(default));
+    // A connection that could not be set up is told by whoever wanted it; one that the pool wanted for itself while Postgres
+    // was being stopped is nobody's loss.
+    let filter = match "sqlx_core::pool::inner=off".parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    };
     let lines = fmt().with_env_filter(filter).with_writer(stderr);
     // An error means that it was started before: then that one goes on.
     let _ = if settings.json {
