@@ -237,13 +237,15 @@ async fn two_thousand_questions_are_decided_once_each() {
             json!({"decision": "reject", "note": "no, no"}),
             chance.fork(),
         );
-        let middle = questions[chance.usize(STEPS / 4..STEPS)].1;
+        let middle = questions[chance.usize(STEPS / 4..STEPS * 3 / 4)].1;
         let cancel = async {
             if place % 5 == 4 {
                 until(middle).await;
-                two.ada
-                    .post(&format!("plans/{plan}/cancel/"), json!({}))
-                    .await;
+                // On a slow machine all may be decided by then.
+                let path = format!("plans/{plan}/cancel/");
+                let request = two.ada.request(reqwest::Method::POST, &path);
+                let (status, said) = two.ada.send(request).await;
+                assert!(status.is_success() || status.as_u16() == 409, "{said}");
             }
         };
         let (yes, no, ()) = tokio::join!(yes, no, cancel);
