@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use codelab_tests::harness::{Database, agent, assert_invariants};
+use codelab_tests::harness::{Database, agent, assert_invariants, eventually};
 use engine::{
     Store, UserScope,
     clock::{Clock, ManualClock},
@@ -246,6 +246,59 @@ async fn a_timer_rings_at_its_deadline_and_not_before() {
     finish(&store, &resumed, &done()).await;
     assert_invariants(&store).await;
     insta::assert_snapshot!(picture(&store, scope, plan).await.unwrap());
+}
+
+/// Somebody was told that the time was up while the cancel stood in line: then that is how it ended.
+#[tokio::test]
+async fn a_cancel_that_stood_in_line_past_a_deadline_finds_it_passed() {
+    let database = Database::fresh().await;
+    let store = database.store();
+    let scope = database.user(&store, "ada").await;
+    for whole in [true, false] {
+        let plan = accept(&store, scope, Shape::Chain(1), &[]).await;
+        let held = claim(&store, 1).await;
+        let (id, step) = (WaitId::new(), held[0].id);
+        let wait = NewWait {
+            id,
+            kind: WaitKind::Approval,
+            payload: json!({"type": "tool"}),
+            deadline: Some(Duration::from_mins(5)),
+        };
+        finish(&store, &held, &Outcome::Suspend { wait }).await;
+        let gate = sqlx::PgPool::connect(&database.url).await.unwrap();
+        let mut gate = gate.begin().await.unwrap();
+        sqlx::query("select 1 from plans where id = $1 for update")
+            .bind(plan)
+            .execute(&mut *gate)
+            .await
+            .unwrap();
+        let other = store.clone();
+        let cancel = tokio::spawn(async move {
+            if whole {
+                other.cancel_plan(scope, plan).await
+            } else {
+                other.cancel_step(scope, plan, step).await
+            }
+        });
+        let in_line = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+        eventually("the cancel stands in line", async || {
+            sqlx::query_scalar(in_line)
+                .fetch_one(store.pool())
+                .await
+                .unwrap()
+        })
+        .await;
+        sqlx::query("update waits set deadline = clock_timestamp() where id = $1")
+            .bind(id)
+            .execute(&mut *gate)
+            .await
+            .unwrap();
+        gate.commit().await.unwrap();
+        assert_eq!(cancel.await.unwrap().unwrap(), Cancelled::Done);
+        let ended = store.approval(scope, id).await.unwrap().unwrap();
+        assert_eq!(ended.decision, Some(Decision::TimedOut), "{whole}");
+        assert_invariants(&store).await;
+    }
 }
 
 #[tokio::test]

@@ -6,13 +6,16 @@
 create function pg_temp.plan_cancel(p_user uuid, p_plan uuid, p_reason text, p_clock timestamptz)
 returns table (verdict text) language plpgsql as $$
 declare
-  v_now timestamptz := coalesce(p_clock, clock_timestamp());
+  v_now timestamptz;
   v_state plan_state;
   v_gone record;
   v_n integer;
   v_counted record;
   v_admitted record;
 begin
+  perform 1 from plans p where p.user_id = p_user and p.id = p_plan for no key update;
+  -- The clock is read under the lock: whoever held it may have told somebody that a deadline has passed.
+  v_now := coalesce(p_clock, clock_timestamp());
   update plans p set cancel_reason = coalesce(p.cancel_reason, p_reason), cancel_requested_at = coalesce(p.cancel_requested_at, v_now),
                      deadline = null, updated_at = v_now
     where p.user_id = p_user and p.id = p_plan and p.state = 'active' and (p_reason <> 'timed_out' or p.deadline <= v_now);

@@ -3,13 +3,15 @@
 create function pg_temp.plan_edit(p_user uuid, p_plan uuid, p_steps jsonb, p_estimate jsonb, p_digest text, p_clock timestamptz)
 returns table (verdict text, wait_id uuid) language plpgsql as $$
 declare
-  v_now timestamptz := coalesce(p_clock, clock_timestamp());
+  v_now timestamptz;
   v_session uuid;
   v_revision integer;
   v_wait record;
 begin
   select p.session_id into v_session from plans p where p.user_id = p_user and p.id = p_plan for no key update;
   if not found then verdict := 'gone'; return next; return; end if;
+  -- The clock is read under the lock: whoever held it may have told somebody that a deadline has passed.
+  v_now := coalesce(p_clock, clock_timestamp());
   update waits w set payload = w.payload || jsonb_build_object('steps', p_steps, 'estimate', p_estimate, 'digest', p_digest)
     from steps s
     where s.user_id = p_user and s.plan_id = p_plan and s.state = 'suspended' and w.step_id = s.id and w.user_id = s.user_id

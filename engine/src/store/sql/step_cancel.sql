@@ -3,7 +3,7 @@
 create function pg_temp.step_cancel(p_user uuid, p_plan uuid, p_step uuid, p_clock timestamptz)
 returns table (verdict text) language plpgsql as $$
 declare
-  v_now timestamptz := coalesce(p_clock, clock_timestamp());
+  v_now timestamptz;
   v_finished timestamptz;
   v_gone record;
   v_hear record;
@@ -12,6 +12,8 @@ declare
   v_n integer;
 begin
   perform 1 from plans p where p.user_id = p_user and p.id = p_plan for no key update;
+  -- The clock is read under the lock: whoever held it may have told somebody that a deadline has passed.
+  v_now := coalesce(p_clock, clock_timestamp());
   select s.finished_at into v_finished from steps s where s.user_id = p_user and s.id = p_step and s.plan_id = p_plan;
   if not found then verdict := 'gone'; return next; return; end if;
   if v_finished is not null then verdict := 'closed'; return next; return; end if;

@@ -7,7 +7,7 @@
 create function pg_temp.wait_reopen(p_user uuid, p_wait uuid, p_new uuid, p_deadline interval, p_clock timestamptz)
 returns table (verdict text, difference jsonb) language plpgsql as $$
 declare
-  v_now timestamptz := coalesce(p_clock, clock_timestamp());
+  v_now timestamptz;
   v_wait waits;
   v_plan plans;
   v_step steps;
@@ -19,6 +19,7 @@ begin
   select * into v_wait from waits w where w.user_id = p_user and w.id = p_wait and w.kind in ('approval', 'input');
   if not found then verdict := 'gone'; return next; return; end if;
   select * into v_plan from plans p where p.user_id = p_user and p.id = v_wait.plan_id for no key update;
+  v_now := coalesce(p_clock, clock_timestamp());
   select * into v_wait from waits w where w.user_id = p_user and w.id = p_wait;
   select * into v_step from steps s where s.user_id = p_user and s.id = v_wait.step_id;
   v_ordinal := (v_wait.payload ->> 'ordinal')::integer;
