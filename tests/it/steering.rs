@@ -203,6 +203,20 @@ fn broken() -> Outcome {
     }
 }
 
+/// The step waits for these.
+fn spawn(children: Vec<NewStep>) -> Outcome {
+    Outcome::Spawn {
+        wait: NewWait {
+            id: WaitId::new(),
+            kind: WaitKind::Child,
+            payload: json!({}),
+            deadline: None,
+        },
+        children,
+        depth: 0,
+    }
+}
+
 fn trouble() -> StepError {
     StepError::new(ErrorClass::Invalid, "broken", "it broke")
 }
@@ -599,18 +613,7 @@ async fn a_step_waits_for_those_it_made_without_a_place_and_wakes_when_all_have_
             when: When::Done,
         }],
     );
-    let wait = NewWait {
-        id: WaitId::new(),
-        kind: WaitKind::Child,
-        payload: json!({}),
-        deadline: None,
-    };
-    let spawn = Outcome::Spawn {
-        wait,
-        children: vec![first, second],
-        depth: 0,
-    };
-    desk.finish(&map, &spawn).await;
+    desk.finish(&map, &spawn(vec![first, second])).await;
     desk.holds().await;
     let zero = desk.only().await;
     assert_eq!(zero.key, "map.0", "the only place is free for the children");
@@ -644,21 +647,7 @@ async fn a_parent_that_is_cancelled_takes_its_children_along() {
             ..NewStep::new(format!("map.{n}"), StepKind::Agent)
         })
         .collect();
-    let wait = NewWait {
-        id: WaitId::new(),
-        kind: WaitKind::Child,
-        payload: json!({}),
-        deadline: None,
-    };
-    desk.finish(
-        &map,
-        &Outcome::Spawn {
-            wait,
-            children,
-            depth: 0,
-        },
-    )
-    .await;
+    desk.finish(&map, &spawn(children)).await;
     let running = desk.only().await;
     let cancelled = desk
         .store

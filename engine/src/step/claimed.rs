@@ -39,8 +39,6 @@ pub struct Claim {
     pub session: Option<SessionId>,
     /// Its agent, if any.
     pub agent: Option<AgentId>,
-    /// Version of the agent that the step began with.
-    pub agent_version: Option<i32>,
     /// Name within the plan.
     pub key: String,
     /// Which executor; none: a word that this program does not know.

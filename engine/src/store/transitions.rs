@@ -70,7 +70,6 @@ struct TurnRow {
     plan_id: Option<PlanId>,
     session_id: Option<SessionId>,
     agent_id: Option<AgentId>,
-    agent_version: Option<i32>,
     key: Option<String>,
     kind: Option<String>,
     spec: Option<Value>,
@@ -365,7 +364,6 @@ impl TurnRow {
             plan: self.plan_id?,
             session: self.session_id,
             agent: self.agent_id,
-            agent_version: self.agent_version,
             key: self.key?,
             // A word or a spec that this program cannot read fails its step and nothing else.
             kind: StepKind::parse(&self.kind?),

@@ -282,18 +282,7 @@ async fn a_question_of_a_step_that_another_one_made_is_not_taken_up_again() {
         agent_id: Some(desk.agent),
         ..NewStep::new("map.0", StepKind::Agent)
     };
-    let wait = NewWait {
-        id: WaitId::new(),
-        kind: WaitKind::Child,
-        payload: json!({}),
-        deadline: None,
-    };
-    let spawn = Outcome::Spawn {
-        wait,
-        children: vec![child],
-        depth: 0,
-    };
-    desk.finish(&map, &spawn).await;
+    desk.finish(&map, &spawn(vec![child])).await;
     let child = desk.only().await;
     let asked = ask(&desk, &child).await;
     unanswered(&desk).await;

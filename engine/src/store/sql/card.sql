@@ -10,6 +10,13 @@ create function pg_temp.trouble(p_outcome text, p_body jsonb, p_overran boolean,
     else jsonb_build_object('class', 'bug', 'code', 'poison',
       'message', 'the step has failed ' || p_failures || ' times, the last time because its worker was lost; see the worker''s log') end $$;
 
+-- resolved: what an event says of the end of a wait.
+create function pg_temp.resolved(p_key text, p_wait uuid, p_kind wait_kind, p_decision wait_decision, p_type jsonb, p_choice jsonb)
+returns jsonb language sql stable as $$
+  select jsonb_build_object('key', p_key, 'wait_id', p_wait, 'wait_kind', p_kind, 'decision', p_decision)
+    || case when p_kind in ('approval', 'input') then jsonb_build_object('approval_id', p_wait, 'type', p_type, 'choice', p_choice)
+       else '{}'::jsonb end $$;
+
 -- shown: what an event says of a wait; a long payload by link.
 create function pg_temp.shown(p_payload jsonb, p_plan uuid) returns jsonb language sql immutable as $$
   select case when octet_length(p_payload::text) <= 8192 then p_payload

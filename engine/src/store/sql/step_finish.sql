@@ -100,12 +100,7 @@ begin
           open_children = case when d.next = 'suspended' then coalesce(jsonb_array_length(d.body -> 'children'), 0) else 0 end,
           result = case when d.next = 'succeeded' then coalesce(d.body -> 'result', 'null') end,
           last_error = case when d.outcome in ('succeed', 'expand', 'yield') then s.last_error else coalesce(d.body -> 'error', s.last_error) end,
-          error = case when d.failing and d.next = 'failed' then coalesce(
-            case when d.outcome <> 'lost' then d.body -> 'error' end,
-            case when d.overran then jsonb_build_object('class', 'transient', 'code', 'step_timeout',
-                'message', 'the step ran longer than it may')
-              else jsonb_build_object('class', 'bug', 'code', 'poison',
-                'message', 'the step has failed ' || (s.failures + 1) || ' times, the last time because its worker was lost; see the worker''s log') end) end,
+          error = case when d.failing and d.next = 'failed' then pg_temp.trouble(d.outcome, d.body, d.overran, s.failures + 1) end,
           finished_at = case when d.next in ('succeeded', 'failed', 'cancelled', 'skipped') then v_now end
       from decided d
       where s.user_id = d.user_id and s.id = d.id and s.state = 'running'
@@ -161,7 +156,7 @@ begin
 
     if cardinality(v_moved) < cardinality(p_steps) then
       return query
-        select 'fenced', g.user_id, g.id, null::uuid, null::uuid, null::uuid, null::integer, null, null, null::jsonb, g.token,
+        select 'fenced', g.user_id, g.id, null::uuid, null::uuid, null::uuid, null, null, null::jsonb, g.token,
                null::smallint, null::boolean, null::smallint, null::smallint, null::jsonb, null::smallint, null::bigint
         from unnest(p_users, p_steps, p_tokens) with ordinality g(user_id, id, token, n)
         where not exists (select 1 from unnest(v_moved) m where m.n = g.n);

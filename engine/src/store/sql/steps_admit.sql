@@ -3,9 +3,9 @@
 -- full agent with 20,000 ready steps costs the claim nothing.
 -- A step's rank is when it became ready, plus its class's handicap, plus a second for each claimable step its
 -- user already had (a tenth for interactive work): a user with 10,000 ready steps does not delay another's
--- first, and whoever has waited longest comes up by itself. What a worker has lost or given back goes on
--- before what is new: it ranks as of its begin, by up to a minute. What was woken does not: ten thousand may be woken at once. The counter is read without a lock: a few
--- steps off does no harm here. Agents to look at come with the number of places given back (0: only look).
+-- first, and whoever has waited longest comes up by itself. What a worker has lost or given back goes on before what is new: it
+-- ranks as of its begin, by up to a minute. What was woken does not: ten thousand may be woken at once. The counter is read
+-- without a lock: a few steps off does no harm here. Agents to look at come with the number of places given back (0: only look).
 -- Steps of a plan that the person holds get a ready row and no place.
 create function pg_temp.steps_admit(
   p_users uuid[], p_steps uuid[], p_agent_users uuid[], p_agents uuid[], p_freed integer[], p_now timestamptz,

@@ -31,9 +31,8 @@ begin
     from unnest(v_wanted) s(id)
     where w.user_id = p_user and w.step_id = s.id and w.decision is null
     returning w.id, w.step_id, w.session_id, w.kind, w.decision, w.payload)
-  select array_agg((p_user, c.session_id, p_plan, c.step_id, 'approval_resolved', jsonb_build_object(
-           'key', s.key, 'wait_id', c.id, 'wait_kind', c.kind, 'decision', c.decision, 'approval_id', c.id, 'type', c.payload -> 'type',
-           'choice', null))::pg_temp.draft)
+  select array_agg((p_user, c.session_id, p_plan, c.step_id, 'approval_resolved',
+           pg_temp.resolved(s.key, c.id, c.kind, c.decision, c.payload -> 'type', null))::pg_temp.draft)
     into v_resolved
     from closed c join steps s on s.user_id = p_user and s.id = c.step_id
     where c.kind in ('approval', 'input');

@@ -25,7 +25,7 @@ begin
           (select a.version from user_agents a where a.user_id = s.user_id and a.id = s.agent_id))
     from unnest(v_users, v_ids) with ordinality t(user_id, id, n)
     where s.user_id = t.user_id and s.id = t.id and s.state = 'ready'
-    returning t.n, s.user_id, s.id, s.session_id, s.plan_id, s.key, s.kind, s.agent_id, s.agent_version, s.spec, s.attempt, s.token,
+    returning t.n, s.user_id, s.id, s.session_id, s.plan_id, s.key, s.kind, s.agent_id, s.spec, s.attempt, s.token,
               s.round, s.depth, s.woken_by, s.failures, s.failing_since,
               greatest(interval '1 second', least(p_limits.run,
                 coalesce(s.timeout_ms * interval '1 millisecond', p_limits.step) - s.ran_ms * interval '1 millisecond')) as run),
@@ -34,7 +34,7 @@ begin
     select s.user_id, s.id, s.token, p_worker, v_now, v_now + s.run, v_now + least(p_limits.lease, s.run) from started s),
   counts as (select s.user_id, -count(*)::integer as n from started s group by 1)
   select (select array_agg(c.user_id) from counts c), (select array_agg(c.n) from counts c),
-         array_agg(('claimed', s.user_id, s.id, s.plan_id, s.session_id, s.agent_id, s.agent_version, s.key, s.kind, s.spec, s.token,
+         array_agg(('claimed', s.user_id, s.id, s.plan_id, s.session_id, s.agent_id, s.key, s.kind, s.spec, s.token,
                     s.attempt, p.cancel_requested_at is not null or coalesce(s.id = any (p.cancelling_steps), false), s.round, s.depth,
                     case when s.woken_by is not null then (
                       select jsonb_build_object('id', w.id, 'kind', w.kind, 'payload', w.payload, 'decision', w.decision, 'answer', w.answer)

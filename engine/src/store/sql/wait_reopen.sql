@@ -23,8 +23,6 @@ begin
   select * into v_wait from waits w where w.user_id = p_user and w.id = p_wait;
   select * into v_step from steps s where s.user_id = p_user and s.id = v_wait.step_id;
   v_ordinal := (v_wait.payload ->> 'ordinal')::integer;
-  select t.version into v_tool from tools t where t.user_id = p_user and t.name = v_wait.payload ->> 'tool' and t.deleted_at is null;
-  select a.version into v_agent from user_agents a where a.user_id = p_user and a.id = v_step.agent_id and a.deleted_at is null;
   verdict := case
     when v_wait.decision is null then 'open'
     when v_wait.decision not in ('timed_out', 'rejected') then 'decided'
@@ -37,6 +35,8 @@ begin
     when not pg_temp.as_asked(p_user, v_step.id, v_wait.payload) then 'changed'
     else 'reopened' end;
   if verdict = 'changed' then
+    select t.version into v_tool from tools t where t.user_id = p_user and t.name = v_wait.payload ->> 'tool' and t.deleted_at is null;
+    select a.version into v_agent from user_agents a where a.user_id = p_user and a.id = v_step.agent_id and a.deleted_at is null;
     difference := jsonb_build_object(
       'tool_version', jsonb_build_object('then', v_wait.payload -> 'tool_version', 'now', v_tool),
       'agent_version', jsonb_build_object('then', v_wait.payload -> 'agent_version', 'now', v_agent));

@@ -1,19 +1,18 @@
 -- waits_close: decides open waits and wakes their steps, in one transaction with the event. Each wait comes with the
 -- decision wanted. Expiry (p_expire) needs the deadline to have passed, anything else needs that it has not:
--- the same clock, read once, decides both, so exactly one of them wins. Returns the waits it decided, and how: an approval of a
+-- the same clock, read once, decides both, so exactly one of them wins. Returns whose waits it decided, and how: an approval of a
 -- tool or by way of an agent that is another one by now is `superseded`, and its step asks anew.
 -- An approval may come with a grant {id, digest?, uses, for_ms}: consent ahead for further calls of the tool that was asked about.
 -- An answer may carry `patch` {prompt?, agent_id?}: the step runs on with another question or agent, in a new round.
 create function pg_temp.waits_close(
   p_users uuid[], p_waits uuid[], p_decisions wait_decision[], p_answers jsonb[], p_expire boolean, p_by jsonb,
   p_grant jsonb, p_clock timestamptz)
-returns table (user_id uuid, id uuid, decision wait_decision) language plpgsql as $$
+returns table (user_id uuid, decision wait_decision) language plpgsql as $$
 #variable_conflict use_column
 -- num_nonnulls(decision) = 0 is "open" in words that no index has: a wait is found by its keys.
 declare
   v_now timestamptz;
   v_users uuid[];
-  v_ids uuid[];
   v_decisions wait_decision[];
   v_steps uuid[];
   v_drafts pg_temp.draft[];
@@ -53,16 +52,14 @@ begin
     from closed c
     where s.user_id = c.user_id and s.id = c.step_id and s.state = 'suspended'
     returning s.user_id, s.id, s.key)
-  select array_agg(c.user_id), array_agg(c.id), array_agg(c.decision), array_agg(w.id),
+  select array_agg(c.user_id), array_agg(c.decision), array_agg(w.id),
          array_agg((c.user_id, c.session_id, c.plan_id, c.step_id,
            case when c.kind in ('approval', 'input') then 'approval_resolved' else 'task_progress' end,
-           jsonb_build_object('key', w.key, 'wait_id', c.id, 'wait_kind', c.kind, 'decision', c.decision)
-           || case when c.kind in ('approval', 'input') then jsonb_build_object(
-                'approval_id', c.id, 'type', c.payload -> 'type', 'choice', c.answer -> 'choice') else '{}'::jsonb end)::pg_temp.draft)
-  into v_users, v_ids, v_decisions, v_steps, v_drafts
+           pg_temp.resolved(w.key, c.id, c.kind, c.decision, c.payload -> 'type', c.answer -> 'choice'))::pg_temp.draft)
+  into v_users, v_decisions, v_steps, v_drafts
   from closed c join woken w on w.user_id = c.user_id and w.id = c.step_id;
   if v_users is null then return; end if;
   select * into v_admitted from pg_temp.steps_admit(v_users, v_steps, '{}', '{}', '{}', v_now);
   perform pg_temp.events_append(v_drafts || v_admitted.drafts, v_admitted.feed_users, v_admitted.feed_deltas);
-  return query select * from unnest(v_users, v_ids, v_decisions);
+  return query select * from unnest(v_users, v_decisions);
 end $$;
