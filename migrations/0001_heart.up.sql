@@ -41,11 +41,13 @@ comment on column users.created_at is 'First sight.';
 create table user_feeds (
   user_id uuid primary key references users on delete cascade,
   last_seq bigint not null default 0 check (last_seq >= 0),
+  last_at timestamptz not null default 'epoch',
   claimable_steps integer not null default 0 check (claimable_steps >= 0)
 ) with (fillfactor = 50);
 comment on table user_feeds is 'The hot counters of a user, locked last by every transition. Narrow and without a second index, so that its updates stay on the page.';
 comment on column user_feeds.user_id is 'Whose counters.';
 comment on column user_feeds.last_seq is 'seq of the newest event; taken under this row''s lock, hence without gaps.';
+comment on column user_feeds.last_at is 'Its time. Time does not go back in a feed, also where the server''s clock does: a reader need not look into older partitions.';
 comment on column user_feeds.claimable_steps is 'Rows of ready_steps with a place; spreads the ranks of a user with many (fairness).';
 
 create table user_agents (
@@ -163,6 +165,8 @@ create table plans (
 -- changes: those updates stay on the page (HOT).
 -- The line of waiting messages of a session, at most ten long.
 create index plans_queue_idx on plans (user_id, session_id, id) where queued;
+-- The open plans of a session: its snapshot, and its end.
+create index plans_open_idx on plans (session_id, id) where state = 'active' and session_id is not null;
 -- The clockmaker: plans with a time limit. A plan that closes loses its deadline, so the index holds open ones only.
 create index plans_deadline_idx on plans (deadline) where deadline is not null;
 comment on table plans is 'The DAG made for one message, or sent by the person.';
@@ -548,11 +552,11 @@ create table events (
   type text not null,
   payload jsonb not null,
   created_at timestamptz not null,
-  primary key (user_id, seq)
-) with (autovacuum_vacuum_insert_scale_factor = 0.5);
+  primary key (user_id, seq, created_at)
+) partition by range (created_at);
 -- The feed of one session.
 create index events_session_idx on events (session_id, seq) where session_id is not null;
-comment on table events is 'What happened, in order, each committed with its transition. No foreign keys: only transitions write here, and the rows outlive what they tell of.';
+comment on table events is 'What happened, in order, each committed with its transition. No foreign keys: only transitions write here, and the rows outlive what they tell of. A partition for each week, made ahead and dropped when it is older than the retention (events_keep).';
 comment on column events.user_id is 'Whose feed.';
 comment on column events.seq is 'Position: 1, 2, 3 ... per user, without gaps, in the order of commits.';
 comment on column events.session_id is 'Session, if any.';
@@ -560,7 +564,35 @@ comment on column events.plan_id is 'Plan, if any.';
 comment on column events.step_id is 'Step, if any.';
 comment on column events.type is 'Wire name.';
 comment on column events.payload is 'At most 10 KB; longer things by link.';
-comment on column events.created_at is 'When it was written, by the database''s clock.';
+comment on column events.created_at is 'When it was written, by the database''s clock; it decides which partition.';
+
+create table events_default partition of events default;
+comment on table events_default is 'Events of a week that nobody has made a partition for: no transition may fail for that. Empty as long as a worker or a migration runs once in a month.';
+comment on column events_default.user_id is 'As in events.';
+comment on column events_default.seq is 'As in events.';
+comment on column events_default.session_id is 'As in events.';
+comment on column events_default.plan_id is 'As in events.';
+comment on column events_default.step_id is 'As in events.';
+comment on column events_default.type is 'As in events.';
+comment on column events_default.payload is 'As in events.';
+comment on column events_default.created_at is 'As in events.';
+
+create unlogged table stream_tickets (
+  digest bytea not null,
+  user_id uuid not null references users on delete cascade,
+  session_id uuid,
+  token_expires_at timestamptz not null,
+  expires_at timestamptz not null,
+  primary key (digest, user_id)
+);
+-- Old ones are swept out by new ones.
+create index stream_tickets_expiry_idx on stream_tickets (expires_at);
+comment on table stream_tickets is 'Single-use passes to a stream for browsers, whose EventSource cannot send a header. Unlogged: they live for half a minute.';
+comment on column stream_tickets.digest is 'SHA-256 of the ticket; the ticket itself is known to its owner only.';
+comment on column stream_tickets.user_id is 'Whose.';
+comment on column stream_tickets.session_id is 'The session whose stream it opens; null: the person''s whole feed.';
+comment on column stream_tickets.token_expires_at is 'When the token ends that it was bought with: the stream ends then.';
+comment on column stream_tickets.expires_at is 'Until when it can be used.';
 
 create view tasks as
   select id, user_id, session_id, agent_id, state::text as status, result, created_at from steps;

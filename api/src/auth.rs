@@ -13,12 +13,15 @@ use std::{
 
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{HeaderMap, HeaderValue, header, request},
+    http::{HeaderMap, HeaderValue, Method, header, request},
     middleware::Next,
     response::Response,
 };
 use chrono::{DateTime, Utc};
-use engine::{Store, UserScope, id::UserId};
+use engine::{
+    Store, UserScope,
+    id::{SessionId, UserId},
+};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
@@ -169,7 +172,10 @@ pub(crate) async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let caller = app.auth.caller(request.headers()).await?;
+    let caller = match ticket(&request) {
+        Some(Pass { ticket, session }) => app.auth.ticket_holder(ticket, session).await?,
+        None => app.auth.caller(request.headers()).await?,
+    };
     request.extensions_mut().insert(caller);
     let mut response = next.run(request).await;
     // What belongs to one person stays out of every cache between.
@@ -227,6 +233,24 @@ impl Auth {
         Ok(Caller {
             scope: UserScope::vouched(user),
             expires_at: expires_at.unwrap_or_default(),
+        })
+    }
+
+    /// Whoever holds a ticket for this stream; it is used up.
+    async fn ticket_holder(
+        &self,
+        ticket: &str,
+        session: Option<SessionId>,
+    ) -> Result<Caller, Problem> {
+        let redeemed = self.store.redeem_ticket(ticket).await?;
+        let redeemed = redeemed.filter(|redeemed| redeemed.session_id == session);
+        let redeemed = redeemed.ok_or_else(|| {
+            let why = "the ticket was used, is too old, or is for another stream; buy a new one";
+            Problem::unauthorized(why, true)
+        })?;
+        Ok(Caller {
+            scope: UserScope::vouched(redeemed.user_id),
+            expires_at: redeemed.token_expires_at,
         })
     }
 
@@ -296,6 +320,28 @@ impl From<NoKey> for Problem {
             .retry_after(5),
         }
     }
+}
+
+/// A ticket, and the stream that it was shown at.
+struct Pass<'a> {
+    ticket: &'a str,
+    session: Option<SessionId>,
+}
+
+/// The ticket of a request for a stream, which counts where no token came.
+fn ticket(request: &Request) -> Option<Pass<'_>> {
+    if request.method() != Method::GET || request.headers().contains_key(header::AUTHORIZATION) {
+        return None;
+    }
+    let path = request.uri().path();
+    let session = match path.strip_prefix("/chat/") {
+        None if path == "/events/" => None,
+        None => return None,
+        Some(rest) => Some(rest.strip_suffix("/events/")?.parse().ok()?),
+    };
+    let mut parameters = request.uri().query()?.split('&');
+    let ticket = parameters.find_map(|pair| pair.strip_prefix("ticket="))?;
+    Some(Pass { ticket, session })
 }
 
 /// The token of the one `Authorization: Bearer` header.

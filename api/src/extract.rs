@@ -18,7 +18,12 @@ use serde::{
 use serde_json::Value;
 use serde_path_to_error::{Path as SerdePath, Segment};
 
-use crate::problem::{Code, FieldError, Problem};
+use tokio::time::timeout;
+
+use crate::{
+    App,
+    problem::{Code, FieldError, Problem},
+};
 
 /// A JSON body that has been checked, or a JSON answer.
 #[derive(Debug)]
@@ -38,30 +43,33 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-impl<S, T> FromRequest<S> for Json<T>
+impl<T> FromRequest<App> for Json<T>
 where
-    S: Send + Sync,
     T: DeserializeOwned + garde::Validate<Context = ()>,
 {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
             return Err(Problem::new(
                 Code::UnsupportedMediaType,
                 "send the body as Content-Type: application/json",
             ));
         }
-        let bytes =
-            Bytes::from_request(request, state)
-                .await
-                .map_err(|rejection| match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
-                        Code::BodyTooLarge,
-                        "the body is larger than this route takes",
-                    ),
-                    _ => Problem::new(Code::MalformedJson, "the body broke off"),
-                })?;
+        let reading = timeout(app.config.patience.body, Bytes::from_request(request, app));
+        let read = reading.await.map_err(|_| {
+            Problem::new(
+                Code::TooSlow,
+                "the body did not come in time; send it at once",
+            )
+        })?;
+        let bytes = read.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+                Code::BodyTooLarge,
+                "the body is larger than this route takes",
+            ),
+            _ => Problem::new(Code::MalformedJson, "the body broke off"),
+        })?;
         let value: T = decode(&bytes)?;
         validate(&value, "")?;
         Ok(Self(value))

@@ -4,12 +4,11 @@
 //! who listen. Nothing here decides what a listener gets: events carry a seq without gaps, so each listener sees by
 //! itself whether it missed one and reads that from Postgres. Losing every hint delays by one poll and loses nothing.
 //!
-//! Bounded: a channel holds [`LINES`] lines for all listeners together, and undelivered deltas at most
-//! [`DELTA_BYTES`]; whoever is slower reads from Postgres.
+//! Bounded: a channel holds [`LINES`] lines for all listeners together, and the [`Texts`] on their way have a limit of their
+//! own; whoever is slower reads from Postgres.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    mem,
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -20,7 +19,7 @@ use std::{
 use engine::{
     Store, UserScope,
     event::hints::{Delta, Hint},
-    id::{StepId, UserId},
+    id::UserId,
 };
 use tokio::sync::{
     Notify,
@@ -29,15 +28,10 @@ use tokio::sync::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::{ApiConfig, line::Line, pump};
+use crate::{ApiConfig, line::Line, pump, texts::Texts};
 
 /// Lines that a slow listener may be behind before it has to read from Postgres.
 const LINES: usize = 256;
-/// Text on its way that one person's channel may hold; what is beyond is dropped, and the step's end brings it.
-const DELTA_BYTES: usize = 64 * 1024;
-
-/// Ended steps that a channel remembers.
-const ENDED: usize = 256;
 
 /// The feeds of this process. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -46,8 +40,16 @@ pub(crate) struct Hub(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     store: Store,
+    max_streams_per_user: usize,
     max_streams: usize,
-    listened: Mutex<HashMap<UserId, Entry>>,
+    listened: Mutex<Listened>,
+}
+
+#[derive(Debug, Default)]
+struct Listened {
+    people: HashMap<UserId, Entry>,
+    /// Of all together.
+    streams: usize,
 }
 
 #[derive(Debug)]
@@ -70,18 +72,11 @@ pub(crate) struct Channel {
     grown: AtomicBool,
     /// Something changed here.
     pub(crate) wake: Notify,
-    deltas: Mutex<Deltas>,
+    texts: Mutex<Texts>,
+    /// Whether a stream has been opened: whoever only waits for a plan's end does not hear what is said.
+    heard: AtomicBool,
     /// Nobody listens any more.
     pub(crate) gone: CancellationToken,
-}
-
-/// Text that has not gone out yet, by step and attempt.
-#[derive(Debug, Default)]
-struct Deltas {
-    waiting: BTreeMap<(StepId, u16), Delta>,
-    bytes: usize,
-    /// Steps of which the end went out, the newest last: what they said comes too late.
-    ended: VecDeque<StepId>,
 }
 
 /// What somebody listens for.
@@ -93,9 +88,14 @@ pub(crate) enum Purpose {
     Wait,
 }
 
-/// A person has as many streams as they may.
+/// No stream more can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooManyStreams;
+pub(crate) enum Full {
+    /// By this person.
+    Person,
+    /// By anybody in this process.
+    Process,
+}
 
 /// Somebody listens. Made before the first look, so that nothing falls between.
 #[derive(Debug)]
@@ -115,7 +115,8 @@ impl Hub {
         let hints = store.hints().subscribe();
         let inner = Inner {
             store,
-            max_streams: config.max_streams_per_user,
+            max_streams_per_user: config.max_streams_per_user,
+            max_streams: config.max_streams,
             listened: Mutex::default(),
         };
         let hub = Self(Arc::new(inner));
@@ -131,17 +132,23 @@ impl Hub {
     }
 
     /// Joins the listeners of a person's feed.
-    pub(crate) fn join(
-        &self,
-        scope: UserScope,
-        purpose: Purpose,
-    ) -> Result<Listener, TooManyStreams> {
+    pub(crate) fn join(&self, scope: UserScope, purpose: Purpose) -> Result<Listener, Full> {
         let mut listened = self.listened();
-        let streams = listened.get(&scope.user()).map_or(0, |entry| entry.streams);
-        if purpose == Purpose::Stream && streams >= self.0.max_streams {
-            return Err(TooManyStreams);
+        let streams = listened
+            .people
+            .get(&scope.user())
+            .map_or(0, |entry| entry.streams);
+        if purpose == Purpose::Stream {
+            if streams >= self.0.max_streams_per_user {
+                return Err(Full::Person);
+            }
+            if listened.streams >= self.0.max_streams {
+                return Err(Full::Process);
+            }
+            listened.streams += 1;
         }
         let entry = listened
+            .people
             .entry(scope.user())
             .or_insert_with(|| self.open(scope));
         entry.listeners += 1;
@@ -149,6 +156,9 @@ impl Hub {
         let channel = Arc::clone(&entry.channel);
         let lines = channel.lines.subscribe();
         let joined_live = channel.start.get().is_some();
+        if purpose == Purpose::Stream && !channel.heard.swap(true, Ordering::AcqRel) {
+            channel.wake.notify_one();
+        }
         Ok(Listener {
             lines,
             channel,
@@ -166,7 +176,8 @@ impl Hub {
             position: AtomicI64::new(0),
             grown: AtomicBool::new(false),
             wake: Notify::new(),
-            deltas: Mutex::default(),
+            texts: Mutex::default(),
+            heard: AtomicBool::new(false),
             gone: CancellationToken::new(),
         });
         tokio::spawn(pump::run(self.0.store.clone(), Arc::clone(&channel)));
@@ -179,14 +190,15 @@ impl Hub {
 
     fn leave(&self, user: UserId, purpose: Purpose) {
         let mut listened = self.listened();
-        let Some(entry) = listened.get_mut(&user) else {
+        listened.streams -= usize::from(purpose == Purpose::Stream);
+        let Some(entry) = listened.people.get_mut(&user) else {
             return;
         };
         entry.listeners -= 1;
         entry.streams -= usize::from(purpose == Purpose::Stream);
         if entry.listeners == 0 {
             entry.channel.gone.cancel();
-            listened.remove(&user);
+            listened.people.remove(&user);
         }
     }
 
@@ -194,18 +206,19 @@ impl Hub {
         loop {
             match hints.recv().await {
                 Ok(Hint::Feed(user)) => {
-                    if let Some(entry) = self.listened().get(&user) {
+                    if let Some(entry) = self.listened().people.get(&user) {
                         entry.channel.look();
                     }
                 }
                 Ok(Hint::Delta(delta)) => {
-                    if let Some(entry) = self.listened().get(&delta.user) {
+                    if let Some(entry) = self.listened().people.get(&delta.user) {
                         entry.channel.say(&delta);
                     }
                 }
                 Ok(Hint::Cancel(_)) => {}
                 Ok(Hint::Resync) | Err(RecvError::Lagged(_)) => self
                     .listened()
+                    .people
                     .values()
                     .for_each(|entry| entry.channel.look()),
                 // The store keeps the sender: only at the process's end. The poll goes on.
@@ -220,6 +233,7 @@ impl Hub {
             tokio::time::sleep(every.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
             let scopes: Vec<UserScope> = self
                 .listened()
+                .people
                 .values()
                 .map(|entry| entry.channel.scope)
                 .collect();
@@ -238,7 +252,7 @@ impl Hub {
     fn compare(&self, positions: &[(UserId, i64)]) {
         let listened = self.listened();
         for (user, last_seq) in positions {
-            if let Some(entry) = listened.get(user)
+            if let Some(entry) = listened.people.get(user)
                 && *last_seq > entry.channel.position()
             {
                 entry.channel.look();
@@ -246,7 +260,7 @@ impl Hub {
         }
     }
 
-    fn listened(&self) -> MutexGuard<'_, HashMap<UserId, Entry>> {
+    fn listened(&self) -> MutexGuard<'_, Listened> {
         self.0
             .listened
             .lock()
@@ -282,52 +296,19 @@ impl Channel {
     }
 
     fn say(&self, delta: &Delta) {
-        let mut deltas = self.deltas();
-        if deltas.ended.contains(&delta.step) || deltas.bytes + delta.text.len() > DELTA_BYTES {
-            return;
-        }
-        deltas.bytes += delta.text.len();
-        match deltas.waiting.get_mut(&(delta.step, delta.attempt)) {
-            Some(known) => known.text.push_str(&delta.text),
-            None => {
-                deltas
-                    .waiting
-                    .insert((delta.step, delta.attempt), delta.clone());
-            }
-        }
-        drop(deltas);
+        // Whether or not it can go out at once: a gap has to be mended.
+        self.texts().hear(delta);
         self.wake.notify_one();
     }
 
-    /// Whether text waits to go out.
-    pub(crate) fn has_deltas(&self) -> bool {
-        !self.deltas().waiting.is_empty()
+    /// Whether a stream has been opened.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::Acquire)
     }
 
-    /// All text that waits, each step's in one piece.
-    pub(crate) fn take_deltas(&self) -> impl Iterator<Item = Delta> {
-        let mut deltas = self.deltas();
-        deltas.bytes = 0;
-        mem::take(&mut deltas.waiting).into_values()
-    }
-
-    /// A step's end is about to go out: hints and events come by different ways, and what it said may still be on its own.
-    pub(crate) fn end(&self, step: StepId) {
-        let mut deltas = self.deltas();
-        deltas.waiting.retain(|(of, _), _| *of != step);
-        if deltas.ended.len() == ENDED {
-            deltas.ended.pop_front();
-        }
-        deltas.ended.push_back(step);
-    }
-
-    /// A step that had ended runs again.
-    pub(crate) fn begin(&self, step: StepId) {
-        self.deltas().ended.retain(|ended| *ended != step);
-    }
-
-    fn deltas(&self) -> MutexGuard<'_, Deltas> {
-        self.deltas.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the running steps are saying. Never held across a wait.
+    pub(crate) fn texts(&self) -> MutexGuard<'_, Texts> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -340,6 +321,11 @@ impl Listener {
     /// Seq of the newest event that was handed out to the listeners.
     pub(crate) fn position(&self) -> i64 {
         self.channel.position()
+    }
+
+    /// What the running steps are saying.
+    pub(crate) fn texts(&self) -> MutexGuard<'_, Texts> {
+        self.channel.texts()
     }
 
     /// Has the channel hand out everything after `seq`, if it does not hand out yet. True: every event after `seq`, as

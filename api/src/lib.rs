@@ -23,11 +23,12 @@ mod page;
 mod problem;
 mod pump;
 mod router;
+mod server;
 mod sse;
+mod texts;
 
 use std::{io, sync::Arc, time::Duration};
 
-use axum::{ServiceExt, extract::Request, serve::ListenerExt};
 use engine::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,7 @@ use tracing::{info, warn};
 use crate::{auth::Auth, hub::Hub};
 
 pub use openapi::document;
+pub use server::Patience;
 
 /// How the API behaves.
 #[derive(Debug, Clone)]
@@ -48,6 +50,12 @@ pub struct ApiConfig {
     pub poll: Duration,
     /// Event streams that one person may hold open in this process.
     pub max_streams_per_user: usize,
+    /// Event streams that this process serves at once: each is an open connection.
+    pub max_streams: usize,
+    /// Connections that this process has open at once, streams included.
+    pub max_connections: usize,
+    /// How long clients may take.
+    pub patience: Patience,
     /// Longest wait that `Prefer: wait=` may ask for.
     pub wait_limit: Duration,
     /// How long requests may take to end once the process is told to stop.
@@ -62,6 +70,9 @@ impl ApiConfig {
             heartbeat: Duration::from_secs(15),
             poll: Duration::from_secs(1),
             max_streams_per_user: 1000,
+            max_streams: 10_000,
+            max_connections: 12_000,
+            patience: Patience::default(),
             wait_limit: Duration::from_mins(1),
             drain: Duration::from_secs(10),
         }
@@ -99,7 +110,12 @@ pub async fn serve(
 ) -> io::Result<()> {
     let auth = Auth::new(&config.auth, store.clone()).map_err(io::Error::other)?;
     let hub = Hub::start(store.clone(), &config, &stop);
-    let drain = config.drain;
+    let ApiConfig {
+        drain,
+        patience,
+        max_connections,
+        ..
+    } = config;
     let app = App(Arc::new(Parts {
         store,
         hub,
@@ -108,22 +124,15 @@ pub async fn serve(
         stop: stop.clone(),
     }));
     info!(address = %listener.local_addr()?, "the API listens");
-    // Small answers go out at once: the default would hold back an event for 40 ms.
-    let listener = listener.tap_io(|socket| {
-        let _ = socket.set_nodelay(true);
-    });
-    let service = ServiceExt::<Request>::into_make_service(router::service(app));
-    let requests =
-        axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let service = router::service(app);
+    let serving = server::serve(listener, service, patience, max_connections, stop.clone());
     let overdue = async {
         stop.cancelled().await;
         tokio::time::sleep(drain).await;
     };
     tokio::select! {
-        served = requests => served,
-        () = overdue => {
-            warn!("requests were still running {drain:?} after the stop; they are cut off");
-            Ok(())
-        }
+        () = serving => {}
+        () = overdue => warn!("requests were still running {drain:?} after the stop; they are cut off"),
     }
+    Ok(())
 }

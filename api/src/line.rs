@@ -5,11 +5,13 @@ use std::{ops::Range, sync::Arc};
 use axum::body::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use engine::{
-    event::{Event, hints::Delta},
-    id::{PlanId, SessionId},
+    event::Event,
+    id::{PlanId, SessionId, StepId},
     plan::PlanState,
 };
 use serde_json::json;
+
+use crate::texts::Mark;
 
 /// What deltas are called on the wire, like the stored events about a step's progress.
 pub(crate) const DELTA_TYPE: &str = "task_progress";
@@ -39,6 +41,8 @@ pub(crate) struct EventLine {
     pub(crate) session: Option<SessionId>,
     pub(crate) plan: Option<PlanId>,
     pub(crate) kind: String,
+    /// The step that has ended, if that is what happened.
+    pub(crate) ended: Option<StepId>,
     /// How the plan ended, if that is what happened.
     pub(crate) closed: Option<PlanState>,
     pub(crate) frame: Frame,
@@ -50,7 +54,27 @@ pub(crate) struct DeltaLine {
     /// Position of the feed when it went out.
     pub(crate) after: i64,
     pub(crate) session: Option<SessionId>,
+    pub(crate) step: StepId,
+    /// Where it ends.
+    pub(crate) mark: Mark,
+    /// Where it begins.
+    pub(crate) from: usize,
     pub(crate) frame: Frame,
+}
+
+/// What a line of text says.
+#[derive(Debug)]
+pub(crate) struct Said<'a> {
+    pub(crate) session: Option<SessionId>,
+    pub(crate) plan: PlanId,
+    pub(crate) step: StepId,
+    pub(crate) key: &'a str,
+    pub(crate) mark: Mark,
+    pub(crate) text: &'a str,
+    /// Whether it takes the place of all that a client holds of this turn; else it goes on from there.
+    pub(crate) replaces: bool,
+    /// The attempt whose text is void.
+    pub(crate) supersedes: Option<u16>,
 }
 
 /// A line as it goes out; the JSON for the other format is a part of it.
@@ -81,6 +105,14 @@ impl Frame {
     }
 }
 
+/// Whether an event of this type is the end of a step.
+pub(crate) fn ends_a_step(event_type: &str) -> bool {
+    matches!(
+        event_type,
+        "task_completed" | "task_failed" | "task_cancelled"
+    )
+}
+
 impl EventLine {
     pub(crate) fn new(event: &Event) -> Self {
         let closed = if event.event_type == "plan_completed" {
@@ -95,6 +127,7 @@ impl EventLine {
             session: event.session_id,
             plan: event.plan_id,
             kind: event.event_type.clone(),
+            ended: event.step_id.filter(|_| ends_a_step(&event.event_type)),
             closed: closed.and_then(|state| serde_json::from_value(state).ok()),
             frame: Frame::new(Some(event.seq), &event.event_type, &data),
         }
@@ -105,22 +138,33 @@ impl Line {
     pub(crate) fn event(event: &Event) -> Self {
         Self::Event(Arc::new(EventLine::new(event)))
     }
+}
 
-    pub(crate) fn delta(delta: &Delta, after: i64, now: DateTime<Utc>) -> Self {
+impl DeltaLine {
+    pub(crate) fn new(said: &Said<'_>, from: usize, after: i64, now: DateTime<Utc>) -> Self {
+        let Mark { attempt, turn, .. } = said.mark;
+        let mut payload = json!({ "key": said.key, "attempt": attempt, "turn": turn });
+        let form = if said.replaces { "text" } else { "delta" };
+        payload[form] = said.text.into();
+        if let Some(attempt) = said.supersedes {
+            payload["supersedes"] = attempt.into();
+        }
         let data = json!({
             "event_type": DELTA_TYPE,
-            "payload": {"key": delta.key, "delta": delta.text, "attempt": delta.attempt},
+            "payload": payload,
             "timestamp": now.to_rfc3339_opts(SecondsFormat::Micros, true),
-            "session_id": delta.session,
-            "plan_id": delta.plan,
-            "step_id": delta.step,
+            "session_id": said.session,
+            "plan_id": said.plan,
+            "step_id": said.step,
         });
-        let frame = Frame::new(None, DELTA_TYPE, &data.to_string());
-        Self::Delta(Arc::new(DeltaLine {
+        Self {
             after,
-            session: delta.session,
-            frame,
-        }))
+            session: said.session,
+            step: said.step,
+            mark: said.mark,
+            from,
+            frame: Frame::new(None, DELTA_TYPE, &data.to_string()),
+        }
     }
 }
 

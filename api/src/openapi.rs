@@ -5,7 +5,9 @@ use utoipa::openapi::{
     ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response, ResponseBuilder,
     path::{Operation, ParameterIn},
     schema::ComponentsBuilder,
-    security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    security::{
+        ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+    },
 };
 use utoipa::{PartialSchema, ToSchema};
 
@@ -14,6 +16,8 @@ use crate::{
     router,
 };
 
+/// The query parameter that stands for a token where no header can be sent.
+const TICKET: &str = "ticket";
 /// What precedes the routes of a person.
 pub(crate) const MY: &str = "/my";
 
@@ -32,6 +36,10 @@ pub(crate) fn base() -> OpenApi {
         .schema(ProblemBody::name(), ProblemBody::schema())
         .schema(FieldError::name(), FieldError::schema())
         .security_scheme("bearer", SecurityScheme::Http(bearer))
+        .security_scheme(
+            "ticket",
+            SecurityScheme::ApiKey(ApiKey::Query(ApiKeyValue::new(TICKET))),
+        )
         .build();
     let info = InfoBuilder::new()
         .title("Codelab Core")
@@ -68,7 +76,15 @@ pub(crate) fn complete(document: &mut OpenApi) {
 }
 
 fn complete_operation(operation: &mut Operation) {
-    operation.security = Some(vec![SecurityRequirement::new("bearer", [] as [&str; 0])]);
+    let mut security = vec![SecurityRequirement::new("bearer", [] as [&str; 0])];
+    let parameters = operation.parameters.iter().flatten();
+    if parameters
+        .clone()
+        .any(|parameter| matches!(parameter, RefOr::T(parameter) if parameter.name == TICKET))
+    {
+        security.push(SecurityRequirement::new(TICKET, [] as [&str; 0]));
+    }
+    operation.security = Some(security);
     let takes = |place: ParameterIn| {
         let mut parameters = operation.parameters.iter().flatten();
         parameters.any(
@@ -88,6 +104,7 @@ fn complete_operation(operation: &mut Operation) {
         query || body,
     );
     add(operation, "404", "Not there, or not yours", path);
+    add(operation, "408", "The body took too long", body);
     add(operation, "413", "The body is too large", body);
     add(operation, "415", "The body is not declared as JSON", body);
     add(operation, "422", "Fields are wrong; each is named", body);

@@ -52,12 +52,16 @@ pub(crate) enum Code {
     AlreadyDecided,
     /// The time for an answer is up.
     TimedOut,
+    /// What comes after the cursor is not kept any more.
+    EventsForgotten,
     /// What was seen is not what is there.
     PreconditionFailed,
     /// The question cannot be taken up again.
     CannotReopen,
     /// Some time has to pass first.
     TooSoon,
+    /// The body takes too long.
+    TooSlow,
     /// The body is too large.
     BodyTooLarge,
     /// The body is not declared as JSON.
@@ -129,6 +133,11 @@ impl Code {
                 "It was decided before",
             ),
             Self::TimedOut => (StatusCode::GONE, "timed_out", "Its time is up"),
+            Self::EventsForgotten => (
+                StatusCode::GONE,
+                "events_forgotten",
+                "These events are not kept any more",
+            ),
             Self::PreconditionFailed => (
                 StatusCode::PRECONDITION_FAILED,
                 "precondition_failed",
@@ -143,6 +152,11 @@ impl Code {
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_soon",
                 "Some time has to pass first",
+            ),
+            Self::TooSlow => (
+                StatusCode::REQUEST_TIMEOUT,
+                "too_slow",
+                "The body took too long",
             ),
             Self::BodyTooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -198,6 +212,8 @@ pub(crate) struct Problem {
     retry_after: Option<u32>,
     /// The `WWW-Authenticate` of a 401.
     challenge: Option<&'static str>,
+    /// Where to go on.
+    see: Option<String>,
 }
 
 /// One wrong field or parameter.
@@ -256,6 +272,9 @@ pub(crate) struct ProblemBody<'a> {
     timestamp: String,
     /// As in `X-Request-Id`.
     request_id: &'a str,
+    /// Path of what to read instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    see: Option<&'a str>,
     /// Each wrong field or parameter.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
@@ -269,6 +288,7 @@ impl Problem {
             errors: Vec::new(),
             retry_after: None,
             challenge: None,
+            see: None,
         }
     }
 
@@ -330,6 +350,14 @@ impl Problem {
         }
     }
 
+    /// The same with the path of what to read instead.
+    pub(crate) fn see(self, path: String) -> Self {
+        Self {
+            see: Some(path),
+            ..self
+        }
+    }
+
     /// The HTTP status.
     pub(crate) fn status(&self) -> u16 {
         self.code.row().0.as_u16()
@@ -356,6 +384,7 @@ impl Problem {
             error_code: word,
             timestamp: now.to_rfc3339_opts(SecondsFormat::Millis, true),
             request_id,
+            see: self.see.as_deref(),
             errors: &self.errors,
         };
         // Strings, numbers and lists of them: this cannot fail.

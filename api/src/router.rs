@@ -18,7 +18,7 @@ use crate::{
     App, auth,
     my::{
         agents, approval_batch, approvals, events, graph, messages, new_plan, orchestrator, plans,
-        policy, sessions, steps, tool_calls, tools,
+        policy, sessions, snapshot, steps, tickets, tool_calls, tools,
     },
     observe, openapi, ops,
     problem::{Code, Problem},
@@ -46,6 +46,9 @@ fn my() -> OpenApiRouter<App> {
         .routes(routes!(messages::say))
         .routes(routes!(events::of_session))
         .routes(routes!(events::of_person))
+        .routes(routes!(snapshot::of_session))
+        .routes(routes!(snapshot::of_person))
+        .routes(routes!(tickets::buy))
         .routes(routes!(plans::read, plans::edit))
         .routes(routes!(plans::cancel))
         .routes(routes!(plans::pause))

@@ -9,11 +9,21 @@
 //! position tells whether a line was missed. Frames are built once, by the pump, for all streams. A page is read only
 //! when the client has taken the one before.
 
-use std::{collections::VecDeque, convert::Infallible, pin::Pin, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    pin::Pin,
+    time::Duration,
+};
 
 use axum::body::Bytes;
-use chrono::{SecondsFormat, Utc};
-use engine::{Store, UserScope, id::SessionId};
+use chrono::{DateTime, SecondsFormat, Utc};
+use engine::{
+    Store, StoreError, UserScope,
+    event::Event,
+    id::{SessionId, StepId},
+    store::Cursor,
+};
 use serde_json::{Value, json};
 use tokio::{
     sync::broadcast::error::RecvError,
@@ -24,11 +34,15 @@ use tracing::warn;
 
 use crate::{
     hub::Listener,
-    line::{DELTA_TYPE, EventLine, Format, Frame, Line},
+    line::{DELTA_TYPE, DeltaLine, EventLine, Format, Frame, Line},
+    openapi::MY,
+    texts::Mark,
 };
 
-/// Events read at once.
-pub(crate) const PAGE: i64 = 200;
+/// Events read at once: what a client that does not read holds in memory, at 10 KB each at worst.
+const PAGE: i64 = 50;
+/// How long before the token's end a client is told.
+const EXPIRY_WARNING: Duration = Duration::from_secs(30);
 /// Pause after a failed read.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -62,14 +76,42 @@ pub(crate) struct Order {
     pub(crate) scope: UserScope,
     pub(crate) filter: Filter,
     pub(crate) format: Format,
-    /// Everything up to this seq has been seen.
-    pub(crate) position: i64,
+    pub(crate) begin: Begin,
     /// Longest silence.
     pub(crate) heartbeat: Duration,
     /// When the token ends, and the stream with it.
+    pub(crate) expires_at: DateTime<Utc>,
+    /// The same by this process's clock.
     pub(crate) expires: Instant,
     /// The process is told to stop.
     pub(crate) stop: CancellationToken,
+}
+
+/// Where a stream begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begin {
+    /// Everything up to this seq has been seen.
+    pub(crate) seq: i64,
+    /// Whether there was more after it when the stream was asked for.
+    pub(crate) history: bool,
+}
+
+impl Begin {
+    /// Nothing has been missed.
+    pub(crate) fn now(seq: i64) -> Self {
+        Self {
+            seq,
+            history: false,
+        }
+    }
+}
+
+/// Where a client finds what it needs when events were forgotten before it has seen them.
+pub(crate) fn snapshot_path(session: Option<SessionId>) -> String {
+    session.map_or_else(
+        || format!("{MY}/snapshot/"),
+        |session| format!("{MY}/chat/{session}/snapshot/"),
+    )
 }
 
 /// One stream at work.
@@ -78,10 +120,16 @@ struct Reader {
     listener: Listener,
     store: Store,
     order: Order,
+    /// Everything up to here has been shown or passed over.
+    position: Cursor,
     /// Whether Postgres may have more than the lines will bring.
     behind: bool,
+    /// How far the client has the texts of running steps.
+    marks: HashMap<StepId, Mark>,
     ready: VecDeque<Bytes>,
     ended: bool,
+    /// Whether the end of the token was announced.
+    warned: bool,
     /// When something was last sent.
     spoke_at: Instant,
     /// Rings when the token ends, or when the stream may have been silent for too long; set anew only when it rings,
@@ -99,10 +147,7 @@ pub(crate) fn chunks(
 ) -> impl futures::Stream<Item = Result<Bytes, Infallible>> {
     order.stop = order.stop.child_token();
     let spoke_at = Instant::now();
-    let timer = Box::pin(sleep_until(std::cmp::min(
-        order.expires,
-        spoke_at + order.heartbeat,
-    )));
+    let timer = Box::pin(sleep_until(spoke_at));
     let stopped = Box::pin(order.stop.clone().cancelled_owned());
     let mut ready = VecDeque::new();
     if order.format == Format::Sse {
@@ -113,10 +158,13 @@ pub(crate) fn chunks(
     let reader = Reader {
         listener,
         store,
+        position: order.begin.seq.into(),
         order,
         behind: true,
+        marks: HashMap::new(),
         ready,
         ended: false,
+        warned: false,
         spoke_at,
         timer,
         stopped,
@@ -166,39 +214,86 @@ impl Reader {
 
     fn ring(&mut self) {
         let now = Instant::now();
-        if now >= self.spoke_at + self.order.heartbeat {
+        let warn_at = self
+            .order
+            .expires
+            .checked_sub(EXPIRY_WARNING)
+            .unwrap_or(now);
+        if !self.warned && now >= warn_at {
+            self.warned = true;
+            let expires_at = self
+                .order
+                .expires_at
+                .to_rfc3339_opts(SecondsFormat::Secs, true);
+            self.tell("auth_expiring", json!({ "expires_at": expires_at }));
+        } else if now >= self.spoke_at + self.order.heartbeat {
             self.spoke_at = now;
             self.ready.push_back(match self.order.format {
                 Format::Sse => Bytes::from_static(b": still here\n\n"),
                 Format::NdJson => Bytes::from_static(b"\n"),
             });
         }
-        self.timer.as_mut().reset(std::cmp::min(
-            self.order.expires,
-            self.spoke_at + self.order.heartbeat,
-        ));
+        let next = if self.warned {
+            self.order.expires
+        } else {
+            warn_at
+        };
+        let heartbeat = self.spoke_at + self.order.heartbeat;
+        self.timer.as_mut().reset(std::cmp::min(next, heartbeat));
     }
 
     fn take(&mut self, line: &Line) {
         match line {
-            Line::Event(event) if event.seq <= self.order.position => {}
-            Line::Event(event) if event.seq > self.order.position + 1 => self.behind = true,
+            Line::Event(event) if event.seq <= self.position.seq => {}
+            Line::Event(event) if event.seq > self.position.seq + 1 => self.behind = true,
             Line::Event(event) => {
-                self.order.position = event.seq;
+                self.position = event.seq.into();
                 self.show(event);
             }
-            // What was said before an event that this stream has shown already may belong to a step that has ended.
-            Line::Delta(delta) => {
-                if delta.after >= self.order.position
-                    && self.order.filter.shows(delta.session, DELTA_TYPE)
-                {
-                    self.ready.push_back(delta.frame.bytes(self.order.format));
-                }
+            Line::Delta(delta) => self.hear(delta),
+        }
+    }
+
+    /// A piece of text. One that does not go on where the client is means that others were missed.
+    fn hear(&mut self, delta: &DeltaLine) {
+        // What was said before an event that this stream has shown already may belong to a step that has ended.
+        if delta.after < self.position.seq || !self.order.filter.shows(delta.session, DELTA_TYPE) {
+            return;
+        }
+        let read = self
+            .marks
+            .get(&delta.step)
+            .filter(|mark| (mark.attempt, mark.turn) == (delta.mark.attempt, delta.mark.turn));
+        let read = read.map(|mark| mark.to);
+        if delta.from == read.unwrap_or(0) {
+            self.say(delta);
+        } else if read.is_none_or(|read| read < delta.mark.to) {
+            self.fill_in();
+        }
+    }
+
+    fn say(&mut self, delta: &DeltaLine) {
+        self.marks.insert(delta.step, delta.mark);
+        self.ready.push_back(delta.frame.bytes(self.order.format));
+    }
+
+    /// Brings the client all that was said so far and that it does not have.
+    fn fill_in(&mut self) {
+        let missing = self
+            .listener
+            .texts()
+            .missing(&self.marks, self.position.seq, Utc::now());
+        for delta in missing {
+            if self.order.filter.shows(delta.session, DELTA_TYPE) {
+                self.say(&delta);
             }
         }
     }
 
     fn show(&mut self, event: &EventLine) {
+        if let Some(step) = event.ended {
+            self.marks.remove(&step);
+        }
         if self.order.filter.shows(event.session, &event.kind) {
             self.ready.push_back(event.frame.bytes(self.order.format));
         }
@@ -208,33 +303,57 @@ impl Reader {
     async fn catch_up(&mut self) {
         // Whatever is handed out after this moment comes as a line; a page that is not full has everything before it.
         let handed_out = self.listener.position();
-        let Order {
-            scope,
-            filter,
-            position,
-            stop,
-            ..
-        } = &self.order;
+        let stop = self.order.stop.clone();
         let page = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            page = self.store.events_after(*scope, filter.session, *position, PAGE) => page,
+            page = self.page() => page,
         };
-        let events = match page {
-            Ok(events) => events,
+        let (events, gap) = match page {
+            Ok(page) => page,
             Err(error) => {
                 warn!(%error, "a stream's history could not be read; it is tried again");
                 return self.rest().await;
             }
         };
+        if gap {
+            return self.reset();
+        }
         self.behind = i64::try_from(events.len()).is_ok_and(|read| read == PAGE);
         for event in &events {
-            self.order.position = event.seq;
+            self.position = event.into();
             self.show(&EventLine::new(event));
         }
         if !self.behind {
-            self.order.position = std::cmp::max(self.order.position, handed_out);
+            if handed_out > self.position.seq {
+                self.position = handed_out.into();
+            }
+            self.order.begin.history = false;
+            self.fill_in();
         }
+    }
+
+    /// The next page, and whether some of what it should hold is forgotten.
+    async fn page(&self) -> Result<(Vec<Event>, bool), StoreError> {
+        let Order {
+            scope,
+            filter,
+            begin,
+            ..
+        } = &self.order;
+        let events = self
+            .store
+            .events_after(*scope, filter.session, self.position, PAGE)
+            .await?;
+        let gap = match (filter.session, events.first()) {
+            (None, first) => first.is_some_and(|first| first.seq > self.position.seq + 1),
+            // Seqs of one session have gaps of their own. What was dropped before this look was dropped before the page was read.
+            (Some(_), _) if begin.history => {
+                self.store.feed_bounds(*scope).await?.oldest > self.position.seq
+            }
+            (Some(_), _) => false,
+        };
+        Ok((events, gap))
     }
 
     async fn rest(&mut self) {
@@ -245,28 +364,40 @@ impl Reader {
         }
     }
 
-    /// The last event: why it ends, and the cursor to go on from. It has no seq and is stored nowhere.
+    /// The last event: why it ends, and the cursor to go on from.
     fn end(&mut self, reason: &str) {
-        let data: Value = json!({
-            "event_type": "reconnect",
-            "payload": {"reason": reason, "cursor": self.order.position},
+        self.tell("reconnect", json!({ "reason": reason }));
+        self.ended = true;
+    }
+
+    /// The last event for somebody who was slower than the retention.
+    fn reset(&mut self) {
+        let snapshot = snapshot_path(self.order.filter.session);
+        self.tell(
+            "reset",
+            json!({ "reason": "events_forgotten", "snapshot": snapshot }),
+        );
+        self.ended = true;
+    }
+
+    /// A word about the stream itself: it has no seq, is stored nowhere, and comes whatever types are asked for.
+    fn tell(&mut self, event_type: &str, mut payload: Value) {
+        payload["cursor"] = self.position.seq.into();
+        let data = json!({
+            "event_type": event_type,
+            "payload": payload,
             "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
         });
-        self.ready
-            .push_back(Frame::new(None, "reconnect", &data.to_string()).bytes(self.order.format));
-        self.ended = true;
+        let frame = Frame::new(None, event_type, &data.to_string());
+        self.ready.push_back(frame.bytes(self.order.format));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use engine::{
-        StoreError,
-        event::{
-            Event,
-            hints::{Delta, Hints},
-        },
-        id::{PlanId, StepId, UserId},
+        event::hints::Hints,
+        id::PlanId,
         store::{self, PoolLimits},
     };
 
@@ -275,6 +406,7 @@ mod tests {
         ApiConfig,
         auth::{AuthConfig, SecretString, anybody},
         hub::{Hub, Purpose},
+        line::Said,
     };
 
     /// A reader that has seen everything up to 5, over a store that is never asked.
@@ -293,8 +425,9 @@ mod tests {
             scope,
             filter: Filter::default(),
             format: Format::Sse,
-            position: 5,
+            begin: Begin::now(5),
             heartbeat: config.heartbeat,
+            expires_at: Utc::now(),
             expires: now + config.heartbeat,
             stop: stop.clone(),
         };
@@ -302,10 +435,13 @@ mod tests {
         Ok(Reader {
             listener,
             store,
+            position: order.begin.seq.into(),
             order,
             behind: false,
+            marks: HashMap::new(),
             ready: VecDeque::new(),
             ended: false,
+            warned: false,
             spoke_at: now,
             timer,
             stopped,
@@ -326,17 +462,21 @@ mod tests {
     }
 
     fn delta(after: i64) -> Line {
-        let (key, text) = ("a".to_owned(), "b".to_owned());
-        let delta = Delta {
-            user: UserId::new(),
+        let said = Said {
             session: None,
             plan: PlanId::new(),
             step: StepId::new(),
-            key,
-            attempt: 1,
-            text,
+            key: "a",
+            mark: Mark {
+                attempt: 1,
+                turn: 0,
+                to: 1,
+            },
+            text: "b",
+            replaces: false,
+            supersedes: None,
         };
-        Line::delta(&delta, after, Utc::now())
+        Line::Delta(DeltaLine::new(&said, 0, after, Utc::now()).into())
     }
 
     #[tokio::test]
@@ -355,7 +495,7 @@ mod tests {
             let mut reader = reader()?;
             reader.take(&line);
             assert_eq!(
-                (reader.ready.len(), reader.order.position, reader.behind),
+                (reader.ready.len(), reader.position.seq, reader.behind),
                 (frames, position, behind),
                 "{what}"
             );

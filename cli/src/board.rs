@@ -20,7 +20,10 @@ use engine::{
 };
 use serde::Deserialize;
 
-use crate::{client::Client, graph::Graph};
+use crate::{
+    client::{Client, Piece},
+    graph::Graph,
+};
 
 /// Lines of news that are kept.
 const NEWS: usize = 5;
@@ -41,8 +44,8 @@ pub(crate) struct Board {
     ended: Option<DateTime<Utc>>,
     /// The last things that happened, oldest first.
     pub(crate) news: VecDeque<String>,
-    /// What is being said at the moment: step and text so far.
-    pub(crate) speech: Option<(String, String)>,
+    /// What is being said at the moment, as far as it was said.
+    pub(crate) speech: Option<Piece>,
     /// The answer to the person's message.
     pub(crate) answer: Option<String>,
     /// The graph may have changed in a way that events do not tell.
@@ -186,14 +189,21 @@ impl Board {
     }
 
     /// Takes in a piece of text that a step's model said.
-    pub(crate) fn hear(&mut self, key: &str, text: &str) {
+    pub(crate) fn hear(&mut self, piece: Piece) {
         // Text goes its own way and may come after the end of its step.
-        if self.node(key).is_some_and(|node| node.state.is_final()) {
+        if self
+            .node(&piece.key)
+            .is_some_and(|node| node.state.is_final())
+        {
             return;
         }
         match &mut self.speech {
-            Some((speaker, said)) if speaker == key => said.push_str(text),
-            _ => self.speech = Some((key.to_owned(), text.to_owned())),
+            Some(speech)
+                if !piece.anew && (&speech.key, speech.turn) == (&piece.key, piece.turn) =>
+            {
+                speech.text.push_str(&piece.text);
+            }
+            _ => self.speech = Some(piece),
         }
     }
 

@@ -27,16 +27,24 @@ pub(crate) enum News {
     /// A durable event.
     Event(Event),
     /// A piece of text from a step's model.
-    Delta {
-        /// Of which plan.
-        plan: String,
-        /// Of which step.
-        key: String,
-        /// The text.
-        text: String,
-    },
+    Delta(Piece),
     /// A word about the stream itself.
     Passing,
+}
+
+/// Text from a step's model.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    /// Of which plan.
+    pub(crate) plan: String,
+    /// Of which step.
+    pub(crate) key: String,
+    /// Of which attempt, and which turn of it: each has a text of its own.
+    pub(crate) turn: (u64, u64),
+    /// Whether it replaces what was said before in this turn.
+    pub(crate) anew: bool,
+    /// The text.
+    pub(crate) text: String,
 }
 
 impl News {
@@ -47,12 +55,27 @@ impl News {
         };
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let payload = &document["payload"];
-        if let (Some(plan), Some(key), Some(text)) = (
-            text(&document["plan_id"]),
-            text(&payload["key"]),
-            text(&payload["delta"]),
-        ) {
-            return Self::Delta { plan, key, text };
+        let anew = payload["text"].is_string();
+        let said = if anew {
+            &payload["text"]
+        } else {
+            &payload["delta"]
+        };
+        if document["seq"].is_null()
+            && let (Some(plan), Some(key), Some(text)) = (
+                text(&document["plan_id"]),
+                text(&payload["key"]),
+                text(said),
+            )
+        {
+            let number = |name: &str| payload[name].as_u64().unwrap_or(0);
+            return Self::Delta(Piece {
+                plan,
+                key,
+                turn: (number("attempt"), number("turn")),
+                anew,
+                text,
+            });
         }
         serde_json::from_value(document).map_or(Self::Passing, Self::Event)
     }

@@ -109,8 +109,8 @@ fn frame(board: &Board, width: usize, height: usize, colour: Colour) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(below, "{}", clip(&say::clean(line), width, Colour::Never));
     }
-    if let Some((speaker, text)) = &board.speech {
-        let _ = writeln!(below, "\n{}", speech(speaker, text, width));
+    if let Some(piece) = &board.speech {
+        let _ = writeln!(below, "\n{}", speech(&piece.key, &piece.text, width));
     }
     // What scrolled out of the terminal cannot be drawn over. One line is the cursor's.
     let room = height.saturating_sub(below.lines().count() + 1);

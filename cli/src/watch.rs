@@ -140,10 +140,8 @@ impl Watcher {
                     self.screen.tell(&line);
                 }
             }
-            News::Delta { plan, key, text } if plan == self.board.plan => {
-                self.board.hear(&key, &text);
-            }
-            News::Delta { .. } | News::Passing => {}
+            News::Delta(piece) if piece.plan == self.board.plan => self.board.hear(piece),
+            News::Delta(_) | News::Passing => {}
         }
     }
 

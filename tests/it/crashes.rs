@@ -104,7 +104,10 @@ async fn survive(seed: u64) {
                 plan.id
             );
         }
-        let events = store.events_after(scope, None, 0, 1_000_000).await.unwrap();
+        let events = store
+            .events_after(scope, None, 0.into(), 1_000_000)
+            .await
+            .unwrap();
         let wrong = check_feed(&events, |agent| limits.get(agent).copied().unwrap_or(0));
         assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}");
     }

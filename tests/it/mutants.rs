@@ -124,7 +124,10 @@ async fn verdict(store: &Store, scope: UserScope, deeds: &[Deed]) -> Vec<String>
         .filter(|deed| matches!(deed, Deed::Refused(..)))
         .count();
     let mut wrong = check_fence(deeds);
-    let events = store.events_after(scope, None, 0, 100_000).await.unwrap();
+    let events = store
+        .events_after(scope, None, 0.into(), 100_000)
+        .await
+        .unwrap();
     wrong.extend(check_feed(&events, |_| LIMIT.into()));
     wrong.extend(
         check_invariants(store.pool())

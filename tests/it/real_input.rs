@@ -116,7 +116,7 @@ impl System {
     async fn events(&self) -> Vec<Event> {
         let scope = self.database.user(&self.store, "ada").await;
         self.store
-            .events_after(scope, None, 0, 100_000)
+            .events_after(scope, None, 0.into(), 100_000)
             .await
             .unwrap()
     }

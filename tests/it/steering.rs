@@ -174,7 +174,7 @@ impl Desk {
     async fn events(&self, plan: PlanId) -> Vec<String> {
         let events = self
             .store
-            .events_after(self.scope, None, 0, 10_000)
+            .events_after(self.scope, None, 0.into(), 10_000)
             .await
             .unwrap();
         let of_plan = events

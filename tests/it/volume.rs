@@ -52,7 +52,10 @@ async fn assert_all_is_well(database: &Database, limits: &HashMap<String, usize>
     let store = database.store();
     assert_invariants(&store).await;
     let scope = database.user(&store, "ada").await;
-    let events = store.events_after(scope, None, 0, 1_000_000).await.unwrap();
+    let events = store
+        .events_after(scope, None, 0.into(), 1_000_000)
+        .await
+        .unwrap();
     let wrong = check_feed(&events, |agent| limits.get(agent).copied().unwrap_or(0));
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -270,16 +270,21 @@ impl Watch {
     }
 }
 
-/// What a run of a step said on its way: its deltas up to the end of the step.
+/// What a run of a step said on its way: its deltas up to the end of the step, or up to a text that takes their place.
 pub fn streamed(seen: &[Seen], key: &str, attempt: u64) -> String {
     let ended = |event: &&Seen| !(event.event == "task_completed" && event.key() == key);
     let before = seen
         .iter()
         .take_while(ended)
         .filter(|event| event.key() == key && event.payload["attempt"] == attempt);
-    before
-        .filter_map(|event| event.payload["delta"].as_str())
-        .collect()
+    let mut said = String::new();
+    for event in before {
+        if let Some(whole) = event.payload["text"].as_str() {
+            whole.clone_into(&mut said);
+        }
+        said += event.payload["delta"].as_str().unwrap_or_default();
+    }
+    said
 }
 
 /// Text that came after the end of the step that it belongs to.

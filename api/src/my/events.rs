@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::Utc;
-use engine::id::SessionId;
+use engine::{id::SessionId, store::FeedBounds};
 use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::IntoParams;
@@ -16,10 +16,10 @@ use crate::{
     App,
     auth::Caller,
     extract::{Path, Query},
-    hub::{Listener, Purpose},
+    hub::{Full, Listener, Purpose},
     line::Format,
     problem::{Code, Problem, ProblemBody},
-    sse::{self, Filter, Order},
+    sse::{self, Begin, Filter, Order},
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -39,6 +39,9 @@ pub(crate) struct SessionFeedQuery {
     /// Only these types, separated by commas.
     #[param(example = "task_completed,plan_completed")]
     types: Option<String>,
+    /// In the place of a token, where no header can be sent; see `POST /my/stream-tickets/`.
+    #[serde(rename = "ticket")]
+    _ticket: Option<String>,
 }
 
 /// Which part of your feed.
@@ -52,6 +55,9 @@ pub(crate) struct FeedQuery {
     /// Only these types, separated by commas.
     #[param(example = "task_completed,plan_completed")]
     types: Option<String>,
+    /// In the place of a token, where no header can be sent; see `POST /my/stream-tickets/`.
+    #[serde(rename = "ticket")]
+    _ticket: Option<String>,
     /// Only these sessions, separated by commas.
     sessions: Option<String>,
 }
@@ -59,13 +65,16 @@ pub(crate) struct FeedQuery {
 /// The feed of a conversation.
 ///
 /// Each stored event has its seq as `id`; reconnecting with `Last-Event-ID` misses nothing. Text on its way from a model
-/// comes as `task_progress` without an id. The stream ends with the event `reconnect` when the service stops or the token
-/// ends. With `Accept: application/x-ndjson` each event is a line of JSON.
+/// comes as `task_progress` without an id: `delta` goes on where the text of that step's `turn` is, `text` takes its place
+/// (whoever comes later gets the text so far; an attempt that `supersedes` another takes its text back). Half a minute before
+/// the token ends there is the event `auth_expiring`. The stream ends with the event `reconnect` when the service stops or the
+/// token ends, and with `reset` when events after your cursor are forgotten: read the snapshot. With `Accept: application/x-ndjson` each event is a line of JSON.
 #[utoipa::path(get, path = "/chat/{sid}/events/", operation_id = "stream_session_events", tag = "feed",
     params(("sid" = Uuid, Path, description = "The conversation"), SessionFeedQuery,
            ("Last-Event-ID" = Option<i64>, Header, description = "Seq of the last event seen")),
     responses(
     (status = 200, description = "Events, until one side hangs up", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
+    (status = 410, description = "Events after the cursor are forgotten; `see` leads to the snapshot", body = ProblemBody, content_type = "application/problem+json"),
     (status = 429, description = "Too many streams are open", body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn of_session(
     State(app): State<App>,
@@ -99,6 +108,7 @@ pub(crate) async fn of_session(
     params(FeedQuery, ("Last-Event-ID" = Option<i64>, Header, description = "Seq of the last event seen")),
     responses(
     (status = 200, description = "Events, until one side hangs up", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
+    (status = 410, description = "Events after the cursor are forgotten; `see` leads to the snapshot", body = ProblemBody, content_type = "application/problem+json"),
     (status = 429, description = "Too many streams are open", body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn of_person(
     State(app): State<App>,
@@ -133,14 +143,9 @@ async fn stream(
     filter: Filter,
 ) -> Result<Response, Problem> {
     let format = format_of(headers);
-    let listener = app.hub.join(caller.scope, Purpose::Stream).map_err(|_| {
-        let detail = format!(
-            "you have {} streams open; close one first",
-            app.config.max_streams_per_user
-        );
-        Problem::new(Code::TooManyStreams, detail).retry_after(5)
-    })?;
-    let position = begin(app, caller, &listener, after).await?;
+    let listener = app.hub.join(caller.scope, Purpose::Stream);
+    let listener = listener.map_err(|full| too_many(full, app))?;
+    let begin = begin(app, caller, &listener, after, filter.session).await?;
     let left = (caller.expires_at - Utc::now())
         .to_std()
         .unwrap_or_default();
@@ -148,8 +153,9 @@ async fn stream(
         scope: caller.scope,
         filter,
         format,
-        position,
+        begin,
         heartbeat: app.config.heartbeat,
+        expires_at: caller.expires_at,
         expires: Instant::now() + left,
         stop: app.stop.clone(),
     };
@@ -174,27 +180,56 @@ async fn stream(
         .into_response())
 }
 
-/// The seq to begin after. Postgres is asked for the newest one where nothing here knows better.
+fn too_many(full: Full, app: &App) -> Problem {
+    match full {
+        Full::Person => {
+            let limit = app.config.max_streams_per_user;
+            let detail = format!("you have {limit} streams open; close one first");
+            Problem::new(Code::TooManyStreams, detail).retry_after(5)
+        }
+        Full::Process => {
+            let detail =
+                "this server has as many streams open as it can serve; another may have room";
+            Problem::new(Code::Unavailable, detail).retry_after(5)
+        }
+    }
+}
+
+/// Where to begin. Postgres is asked for what is there where nothing here knows better.
 async fn begin(
     app: &App,
     caller: Caller,
     listener: &Listener,
     after: Option<Cursor>,
-) -> Result<i64, Problem> {
+    session: Option<SessionId>,
+) -> Result<Begin, Problem> {
     if let Some(Cursor { seq, .. }) = after
         && listener.is_live()
-        && seq <= listener.position()
+        && seq == listener.position()
     {
-        return Ok(seq);
+        return Ok(Begin::now(seq));
     }
-    let newest = app.store.last_seq(caller.scope).await?;
+    let FeedBounds { oldest, newest } = app.store.feed_bounds(caller.scope).await?;
     listener.start_after(newest);
     match after {
+        None => Ok(Begin::now(newest)),
         Some(Cursor { seq, origin }) if seq > newest => {
             Err(origin.refuse("future_cursor", "there is no event of that seq yet"))
         }
-        after => Ok(after.map_or(newest, |cursor| cursor.seq)),
+        Some(Cursor { seq, .. }) if seq < oldest => Err(forgotten(oldest, session)),
+        Some(Cursor { seq, .. }) => Ok(Begin {
+            seq,
+            history: seq < newest,
+        }),
     }
+}
+
+/// The way on for a client that has been away for longer than events are kept.
+fn forgotten(oldest: i64, session: Option<SessionId>) -> Problem {
+    let detail = format!(
+        "events after your cursor are forgotten; read the snapshot and go on from its cursor, or see what is left after {oldest}"
+    );
+    Problem::new(Code::EventsForgotten, detail).see(sse::snapshot_path(session))
 }
 
 /// Where a stream begins.

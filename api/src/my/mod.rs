@@ -12,6 +12,8 @@ pub(crate) mod orchestrator;
 pub(crate) mod plans;
 pub(crate) mod policy;
 pub(crate) mod sessions;
+pub(crate) mod snapshot;
 pub(crate) mod steps;
+pub(crate) mod tickets;
 pub(crate) mod tool_calls;
 pub(crate) mod tools;

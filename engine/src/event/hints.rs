@@ -33,6 +33,8 @@ const CHANNEL: &str = "codelab";
 const QUIET: Duration = Duration::from_millis(20);
 /// A NOTIFY holds less than 8,000 bytes.
 const PAYLOAD_BYTES: usize = 7_000;
+/// Text of one piece: written as JSON it is seldom twice as long.
+const PIECE_BYTES: usize = 3_000;
 /// How often a process pings itself through Postgres.
 const PING: Duration = Duration::from_secs(10);
 /// Silence after which the listener is opened anew.
@@ -53,8 +55,44 @@ pub struct Delta {
     pub key: String,
     /// Which run it comes from; a later run supersedes what an earlier one said.
     pub attempt: u16,
+    /// Which turn of the step: its place in the journal. Each turn has a text of its own.
+    pub turn: u32,
+    /// Bytes of the turn's text before this piece: whoever misses one sees it.
+    pub offset: usize,
     /// The text.
     pub text: String,
+}
+
+impl Delta {
+    /// The end of this piece in the turn's text, in bytes.
+    pub fn end(&self) -> usize {
+        self.offset + self.text.len()
+    }
+
+    /// Whether that one goes on where this one ends.
+    fn goes_on(&self, next: &Self) -> bool {
+        (self.step, self.attempt, self.turn, self.end())
+            == (next.step, next.attempt, next.turn, next.offset)
+    }
+
+    /// In pieces that a NOTIFY can hold.
+    fn pieces(self) -> Vec<Self> {
+        let mut pieces = Vec::new();
+        let mut rest = self;
+        while rest.text.len() > PIECE_BYTES {
+            let cut = rest.text.floor_char_boundary(PIECE_BYTES);
+            let text = rest.text.split_off(cut);
+            let offset = rest.end();
+            let next = Self {
+                text,
+                offset,
+                ..rest.clone()
+            };
+            pieces.push(std::mem::replace(&mut rest, next));
+        }
+        pieces.push(rest);
+        pieces
+    }
 }
 
 /// Something to look at.
@@ -241,21 +279,28 @@ impl Parcel {
         !self.work && self.feeds.is_empty() && self.cancels.is_empty() && self.deltas.is_empty()
     }
 
-    /// Joins the deltas of one run into one.
+    /// Joins what one step said without a break.
     fn joined_deltas(&mut self) -> Vec<Delta> {
-        let mut joined: BTreeMap<(StepId, u16), Delta> = BTreeMap::new();
+        let mut joined: Vec<Delta> = Vec::new();
+        // Where the newest piece of each step stands.
+        let mut newest: BTreeMap<StepId, usize> = BTreeMap::new();
         for delta in self.deltas.drain(..) {
-            match joined.get_mut(&(delta.step, delta.attempt)) {
-                Some(known) => known.text.push_str(&delta.text),
-                None => {
-                    joined.insert((delta.step, delta.attempt), delta);
-                }
+            let known = newest
+                .get(&delta.step)
+                .and_then(|place| joined.get_mut(*place))
+                .filter(|known| known.goes_on(&delta));
+            if let Some(known) = known {
+                known.text.push_str(&delta.text);
+            } else {
+                newest.insert(delta.step, joined.len());
+                joined.push(delta);
             }
         }
-        joined.into_values().collect()
+        joined
     }
 
-    /// Cuts it into messages that a NOTIFY can hold; a delta too long for one is left out: the step's end brings its text.
+    /// Cuts it into messages that a NOTIFY can hold. A piece that is too long all the same is left out: what comes after it
+    /// shows that it is missing, and the text that is kept in the journal brings it.
     fn payloads(self) -> Vec<String> {
         let from = self.from;
         let mut parcels = vec![Self {
@@ -273,7 +318,8 @@ impl Parcel {
             cancels: BTreeSet::from([plan]),
             ..Self::default()
         });
-        let one_delta = self.deltas.into_iter().map(|delta| Self {
+        let pieces = self.deltas.into_iter().flat_map(Delta::pieces);
+        let one_delta = pieces.map(|delta| Self {
             from,
             deltas: vec![delta],
             ..Self::default()

@@ -15,7 +15,9 @@ mod journal;
 pub(crate) mod notify;
 mod plans;
 mod sessions;
+mod snapshot;
 mod steer;
+mod tickets;
 mod tools;
 mod transitions;
 mod users;
@@ -32,10 +34,13 @@ use sqlx::{
 
 pub use consent::{ApprovalPolicy, Consents, Grant, NewGrant};
 pub use context::{AgentContext, NeedResult, PlanContext, TeamMember};
+pub use events::{Cursor, FeedBounds};
 pub use journal::{Child, Written};
 pub use plans::{Accepted, Cancelled, NewMessage, NewPlan};
 pub use sessions::{Message, Session};
+pub use snapshot::Snapshot;
 pub use steer::{Edited, Held, Retried, Retry};
+pub use tickets::{Redeemed, Ticket};
 pub use tools::NewTool;
 pub use transitions::{Fenced, Finish, Turn};
 pub use waits::{Approval, Reopened, Ruling};
@@ -48,6 +53,7 @@ pub const TRANSITIONS: &[(&str, &str)] = &[
     ("edge_met", include_str!("sql/edge_met.sql")),
     ("card", include_str!("sql/card.sql")),
     ("events_append", include_str!("sql/events_append.sql")),
+    ("events_keep", include_str!("sql/events_keep.sql")),
     ("steps_insert", include_str!("sql/steps_insert.sql")),
     ("steps_admit", include_str!("sql/steps_admit.sql")),
     ("journal_put", include_str!("sql/journal_put.sql")),
@@ -221,6 +227,16 @@ pub async fn migrate(url: &str) -> Result<(), StoreError> {
     let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
     MIGRATIONS.run(&pool).await?;
     pool.close().await;
+    let pool = self::pool(
+        url,
+        PoolLimits {
+            max: 1,
+            ..PoolLimits::default()
+        },
+    )?;
+    let store = Store::new(pool, Hints::local(), Duration::ZERO);
+    store.make_partitions().await?;
+    store.pool.close().await;
     Ok(())
 }
 

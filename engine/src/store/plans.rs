@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sqlx::PgExecutor;
+
 use crate::{
     error::StoreError,
     fault,
@@ -294,29 +296,7 @@ impl Store {
         after: i32,
         limit: i64,
     ) -> Result<Vec<Step>, StoreError> {
-        Ok(sqlx::query_as(
-            "select s.id, s.key, s.kind, s.agent_id, a.name as agent_name, s.spec, s.state, s.attempt, s.failures,
-                    coalesce((select jsonb_agg(jsonb_build_object('key', n.key, 'when', e.met_when) order by n.position)
-                     from step_edges e join steps n on n.user_id = e.user_id and n.id = e.needs_step_id
-                     where e.user_id = s.user_id and e.step_id = s.id), '[]') as needs,
-                    s.joins, s.parent_id, s.last_error,
-                    case when s.state = 'running' then (
-                      select e.partial from effects e where e.user_id = s.user_id and e.step_id = s.id and e.round = s.round
-                        and e.partial is not null order by e.ordinal desc limit 1) end as partial,
-                    w.id as wait_id, w.kind as wait_kind, w.payload ->> 'type' as wait_type, w.deadline as wait_deadline,
-                    s.result, s.error, s.created_at, s.started_at, s.finished_at
-             from steps s
-             left join user_agents a on a.user_id = s.user_id and a.id = s.agent_id
-             left join waits w on w.user_id = s.user_id and w.step_id = s.id and w.decision is null
-             where s.user_id = $1 and s.plan_id = $2 and s.position > $3
-             order by s.position limit $4",
-        )
-        .bind(scope.user())
-        .bind(plan)
-        .bind(after)
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await?)
+        Ok(steps(&self.pool, scope, plan, after, limit).await?)
     }
 
     /// All steps of a plan in the order in which it was written, as the graph needs them: what they have to do, returned or
@@ -340,6 +320,57 @@ impl Store {
         .fetch_all(&self.pool)
         .await?)
     }
+}
+
+/// Steps of a plan, after a position.
+pub(super) async fn steps(
+    executor: impl PgExecutor<'_>,
+    scope: UserScope,
+    plan: PlanId,
+    after: i32,
+    limit: i64,
+) -> Result<Vec<Step>, sqlx::Error> {
+    sqlx::query_as(
+            "select s.id, s.key, s.kind, s.agent_id, a.name as agent_name, s.spec, s.state, s.attempt, s.failures,
+                coalesce((select jsonb_agg(jsonb_build_object('key', n.key, 'when', e.met_when) order by n.position)
+                 from step_edges e join steps n on n.user_id = e.user_id and n.id = e.needs_step_id
+                 where e.user_id = s.user_id and e.step_id = s.id), '[]') as needs,
+                s.joins, s.parent_id, s.last_error,
+                case when s.state = 'running' then (
+                  select e.partial from effects e where e.user_id = s.user_id and e.step_id = s.id and e.round = s.round
+                    and e.partial is not null order by e.ordinal desc limit 1) end as partial,
+                w.id as wait_id, w.kind as wait_kind, w.payload ->> 'type' as wait_type, w.deadline as wait_deadline,
+                s.result, s.error, s.created_at, s.started_at, s.finished_at
+         from steps s
+         left join user_agents a on a.user_id = s.user_id and a.id = s.agent_id
+         left join waits w on w.user_id = s.user_id and w.step_id = s.id and w.decision is null
+         where s.user_id = $1 and s.plan_id = $2 and s.position > $3
+         order by s.position limit $4",
+    )
+    .bind(scope.user())
+    .bind(plan)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(executor)
+    .await
+}
+
+/// The plans of a session that have not ended, the oldest first.
+pub(super) async fn open_plans(
+    executor: impl PgExecutor<'_>,
+    scope: UserScope,
+    session: SessionId,
+    limit: i64,
+) -> Result<Vec<Plan>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        plan_columns!(),
+        " where p.user_id = $1 and p.session_id = $2 and p.state = 'active' order by p.id limit $3"
+    ))
+    .bind(scope.user())
+    .bind(session)
+    .bind(limit)
+    .fetch_all(executor)
+    .await
 }
 
 /// What `plan_accept` gets.

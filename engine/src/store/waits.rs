@@ -2,9 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::{
+    clock::Clock,
     error::StoreError,
     fault,
     id::{PlanId, SessionId, StepId, UserId, WaitId},
@@ -103,6 +105,29 @@ macro_rules! approval_columns {
     };
 }
 
+/// Open waits of some kinds, of one session or of all, the most urgent first.
+pub(super) async fn open_waits(
+    executor: impl PgExecutor<'_>,
+    clock: &Clock,
+    scope: UserScope,
+    session: Option<SessionId>,
+    kinds: &[WaitKind],
+    limit: i64,
+) -> Result<Vec<Approval>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        approval_columns!(),
+        " where w.user_id = $1 and num_nulls(w.decision) = 1 and w.kind = any ($4) and ($5 is null or w.session_id = $5)
+          order by w.deadline nulls last, w.id limit $2"
+    ))
+    .bind(scope.user())
+    .bind(limit)
+    .bind(clock.instant())
+    .bind(kinds)
+    .bind(session)
+    .fetch_all(executor)
+    .await
+}
+
 impl Store {
     /// Open questions to the person, the most urgent first, at most `limit`.
     pub async fn open_approvals(
@@ -110,8 +135,8 @@ impl Store {
         scope: UserScope,
         limit: i64,
     ) -> Result<Vec<Approval>, StoreError> {
-        self.open_waits(scope, &[WaitKind::Approval, WaitKind::Input], limit)
-            .await
+        let kinds = [WaitKind::Approval, WaitKind::Input];
+        Ok(open_waits(&self.pool, &self.clock, scope, None, &kinds, limit).await?)
     }
 
     /// Calls that the person's own program has not carried out yet, the most urgent first, at most `limit`.
@@ -120,26 +145,8 @@ impl Store {
         scope: UserScope,
         limit: i64,
     ) -> Result<Vec<Approval>, StoreError> {
-        self.open_waits(scope, &[WaitKind::ClientTool], limit).await
-    }
-
-    async fn open_waits(
-        &self,
-        scope: UserScope,
-        kinds: &[WaitKind],
-        limit: i64,
-    ) -> Result<Vec<Approval>, StoreError> {
-        Ok(sqlx::query_as(concat!(
-            approval_columns!(),
-            " where w.user_id = $1 and num_nulls(w.decision) = 1 and w.kind = any ($4)
-              order by w.deadline nulls last, w.id limit $2"
-        ))
-        .bind(scope.user())
-        .bind(limit)
-        .bind(self.clock.instant())
-        .bind(kinds)
-        .fetch_all(&self.pool)
-        .await?)
+        let kinds = [WaitKind::ClientTool];
+        Ok(open_waits(&self.pool, &self.clock, scope, None, &kinds, limit).await?)
     }
 
     /// Questions to the person, open and decided, newest first, older than `before`.

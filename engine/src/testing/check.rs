@@ -148,7 +148,7 @@ pub async fn picture(
             needs
         ));
     }
-    for event in store.events_after(scope, None, 0, 10_000).await? {
+    for event in store.events_after(scope, None, 0.into(), 10_000).await? {
         if event.plan_id == Some(plan) {
             let key = event
                 .payload

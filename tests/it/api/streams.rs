@@ -20,7 +20,13 @@ fn config() -> ApiConfig {
     ApiConfig::new(AuthConfig::hs256(secret()))
 }
 
-fn delta(user: UserId, session: Option<SessionId>, step: StepId, text: &str) -> Delta {
+fn delta(
+    user: UserId,
+    session: Option<SessionId>,
+    step: StepId,
+    offset: usize,
+    text: &str,
+) -> Delta {
     Delta {
         user,
         session,
@@ -28,6 +34,8 @@ fn delta(user: UserId, session: Option<SessionId>, step: StepId, text: &str) -> 
         step,
         key: "answer".to_owned(),
         attempt: 2,
+        turn: 0,
+        offset,
         text: text.to_owned(),
     }
 }
@@ -120,14 +128,17 @@ async fn text_on_its_way_comes_in_pieces_without_an_id() {
     feed.raw().await;
     let (step, said) = (StepId::new(), 200);
     let strange = [(eve, Some(session)), (ada, Some(other)), (ada, None)]
-        .map(|(user, session)| delta(user, session, StepId::new(), "?"));
+        .map(|(user, session)| delta(user, session, StepId::new(), 0, "?"));
+    let mut offset = 0;
     for n in 0..said {
         for delta in &strange {
             api.store.hints().delta(delta.clone());
         }
+        let piece = format!("{n} ");
         api.store
             .hints()
-            .delta(delta(ada, Some(session), step, &format!("{n} ")));
+            .delta(delta(ada, Some(session), step, offset, &piece));
+        offset += piece.len();
     }
     let expected = (0..said)
         .map(|n| format!("{n} "))
@@ -185,21 +196,22 @@ async fn what_a_step_said_comes_before_its_end() {
         .expect("a claim");
     api.store.hints().feed(claims[0].scope.user());
     while feed.event().await.event != "task_started" {}
-    let say = |text| {
+    let say = |offset, text: &str| {
         api.store.hints().delta(delta(
             claims[0].scope.user(),
             session.parse().ok(),
             claims[0].id,
+            offset,
             text,
         ));
     };
-    say("some words, ");
+    say(0, "some words, ");
     assert_eq!(
         feed.event().await.data["payload"]["delta"],
         "some words, ",
         "goes out at once"
     );
-    say("the last words");
+    say("some words, ".len(), "the last words");
     api.finish(&claims[0], "some words, the last words").await;
     let said = feed.event().await;
     assert_eq!(
@@ -277,6 +289,16 @@ async fn a_stream_ends_with_the_token_that_opened_it() {
     let api = Api::start().await;
     let token = dev_token(&secret(), "ada", Duration::from_secs(2), None, None).expect("a token");
     let mut feed = Feed::open(api.open(Method::GET, "/my/events/").bearer_auth(token)).await;
+    let warning = feed.event().await;
+    assert_eq!(
+        (
+            warning.event.as_str(),
+            warning.id,
+            &warning.data["payload"]["cursor"]
+        ),
+        ("auth_expiring", None, &json!(0)),
+        "less than half a minute is left"
+    );
     let end = feed.event().await;
     assert_eq!(
         (end.event.as_str(), &end.data["payload"]["reason"]),

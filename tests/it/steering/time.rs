@@ -175,7 +175,7 @@ async fn who_waits_for_long_is_told_once_and_why() {
     assert_eq!(desk.store.tell_of_waiting(10).await.unwrap(), 0, "once");
     let events = desk
         .store
-        .events_after(desk.scope, None, 0, 100)
+        .events_after(desk.scope, None, 0.into(), 100)
         .await
         .unwrap();
     let told: Vec<_> = events

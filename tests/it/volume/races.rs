@@ -435,7 +435,7 @@ async fn deadlocks(url: &str) -> (i64, String) {
 async fn assert_feeds(store: &Store, people: &[Person]) {
     for person in people {
         let events = store
-            .events_after(person.scope, None, 0, 1_000_000)
+            .events_after(person.scope, None, 0.into(), 1_000_000)
             .await
             .unwrap();
         let wrong = check_feed(&events, |_| LIMIT.into());

@@ -83,7 +83,7 @@ async fn finish(store: &Store, claim: &Claim) -> Result<Deed, StoreError> {
 
 async fn judge(store: &Store, scope: UserScope, deeds: &[Deed]) -> Result<Vec<String>, StoreError> {
     let mut wrong = check_fence(deeds);
-    let events = store.events_after(scope, None, 0, 100_000).await?;
+    let events = store.events_after(scope, None, 0.into(), 100_000).await?;
     wrong.extend(check_feed(&events, |_| LIMIT.into()));
     let broken = check_invariants(store.pool()).await?;
     wrong.extend(

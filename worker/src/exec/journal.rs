@@ -145,10 +145,9 @@ impl<'a> Journal<'a> {
         let text = Mutex::new(String::new());
         let on_delta = |piece: &str| {
             if voice == Voice::Aloud {
-                self.say(piece);
-                text.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push_str(piece);
+                let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+                self.say(ordinal, text.len(), piece);
+                text.push_str(piece);
             }
         };
         fault::point("model.before");
@@ -161,7 +160,7 @@ impl<'a> Journal<'a> {
         Ok(turn)
     }
 
-    fn say(&self, piece: &str) {
+    fn say(&self, turn: u32, offset: usize, piece: &str) {
         let claim = self.claim;
         self.runner.store.hints().delta(Delta {
             user: claim.scope.user(),
@@ -170,6 +169,8 @@ impl<'a> Journal<'a> {
             step: claim.id,
             key: claim.key.clone(),
             attempt: claim.attempt,
+            turn,
+            offset,
             text: piece.to_owned(),
         });
     }
