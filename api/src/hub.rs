@@ -18,7 +18,10 @@ use std::{
 
 use engine::{
     Store, UserScope,
-    event::hints::{Delta, Hint},
+    event::{
+        hints::{Delta, Hint},
+        relay::Relay,
+    },
     id::UserId,
 };
 use tokio::sync::{
@@ -28,7 +31,7 @@ use tokio::sync::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::{ApiConfig, line::Line, pump, texts::Texts};
+use crate::{ApiConfig, line::Line, pump::Pump, texts::Texts};
 
 /// Lines that a slow listener may be behind before it has to read from Postgres.
 const LINES: usize = 256;
@@ -40,6 +43,7 @@ pub(crate) struct Hub(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     store: Store,
+    relay: Option<Relay>,
     max_streams_per_user: usize,
     max_streams: usize,
     listened: Mutex<Listened>,
@@ -66,7 +70,7 @@ pub(crate) struct Channel {
     pub(crate) lines: broadcast::Sender<Line>,
     /// Seq after which this channel began to hand out events; set by the first who knows one.
     start: OnceLock<i64>,
-    /// Seq of the newest event handed out.
+    /// Seq of the newest event handed out, or about to be.
     position: AtomicI64,
     /// The feed may have grown.
     grown: AtomicBool,
@@ -115,6 +119,7 @@ impl Hub {
         let hints = store.hints().subscribe();
         let inner = Inner {
             store,
+            relay: config.relay.clone(),
             max_streams_per_user: config.max_streams_per_user,
             max_streams: config.max_streams,
             listened: Mutex::default(),
@@ -180,7 +185,8 @@ impl Hub {
             heard: AtomicBool::new(false),
             gone: CancellationToken::new(),
         });
-        tokio::spawn(pump::run(self.0.store.clone(), Arc::clone(&channel)));
+        let pump = Pump::new(self.0.store.clone(), self.0.relay.clone(), &channel);
+        tokio::spawn(pump.run());
         Entry {
             channel,
             listeners: 0,
@@ -279,7 +285,7 @@ impl Channel {
         self.position.load(Ordering::Acquire)
     }
 
-    /// Written by the pump, after the event went to the listeners.
+    /// Written by the pump, before the event goes to the listeners.
     pub(crate) fn advance(&self, seq: i64) {
         self.position.store(seq, Ordering::Release);
     }

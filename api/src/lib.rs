@@ -29,7 +29,7 @@ mod texts;
 
 use std::{io, sync::Arc, time::Duration};
 
-use engine::Store;
+use engine::{Store, event::relay::Relay};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -44,6 +44,8 @@ pub use server::Patience;
 pub struct ApiConfig {
     /// Whose tokens count.
     pub auth: auth::AuthConfig,
+    /// Where the newest events are kept for those who come back; none: they are read from Postgres.
+    pub relay: Option<Relay>,
     /// Longest silence of an event stream.
     pub heartbeat: Duration,
     /// How often the feeds of those who listen are looked at without a hint; the guarantee behind the hints.
@@ -67,6 +69,7 @@ impl ApiConfig {
     pub fn new(auth: auth::AuthConfig) -> Self {
         Self {
             auth,
+            relay: None,
             heartbeat: Duration::from_secs(15),
             poll: Duration::from_secs(1),
             max_streams_per_user: 1000,

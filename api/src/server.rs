@@ -197,6 +197,7 @@ impl Connection {
                 .timer(TokioTimer::new())
                 .header_read_timeout(self.patience.idle)
                 .max_headers(HEADERS)
+                .max_header_size(HEAD_BYTES.into())
                 .max_buf_size(HEAD_BYTES.into());
             until_stopped(server.serve_connection(io, service), &self.stop).await
         };

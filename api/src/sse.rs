@@ -20,7 +20,7 @@ use axum::body::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use engine::{
     Store, StoreError, UserScope,
-    event::Event,
+    event::{Event, relay::Relay},
     id::{SessionId, StepId},
     store::Cursor,
 };
@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Events read at once: what a client that does not read holds in memory, at 10 KB each at worst.
-const PAGE: i64 = 50;
+const PAGE: usize = 50;
 /// How long before the token's end a client is told.
 const EXPIRY_WARNING: Duration = Duration::from_secs(30);
 /// Pause after a failed read.
@@ -77,6 +77,8 @@ pub(crate) struct Order {
     pub(crate) filter: Filter,
     pub(crate) format: Format,
     pub(crate) begin: Begin,
+    /// Where the newest events may be had without asking Postgres.
+    pub(crate) relay: Option<Relay>,
     /// Longest silence.
     pub(crate) heartbeat: Duration,
     /// When the token ends, and the stream with it.
@@ -301,13 +303,17 @@ impl Reader {
 
     /// Reads one page of history.
     async fn catch_up(&mut self) {
-        // Whatever is handed out after this moment comes as a line; a page that is not full has everything before it.
+        // Whatever is handed out after this moment comes as a line, and no line has come that is newer; a page that is not full has
+        // everything before it.
         let handed_out = self.listener.position();
+        if handed_out <= self.position.seq {
+            return self.level(handed_out);
+        }
         let stop = self.order.stop.clone();
         let page = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            page = self.page() => page,
+            page = self.page(handed_out) => page,
         };
         let (events, gap) = match page {
             Ok(page) => page,
@@ -319,31 +325,42 @@ impl Reader {
         if gap {
             return self.reset();
         }
-        self.behind = i64::try_from(events.len()).is_ok_and(|read| read == PAGE);
         for event in &events {
             self.position = event.into();
             self.show(&EventLine::new(event));
         }
-        if !self.behind {
-            if handed_out > self.position.seq {
-                self.position = handed_out.into();
-            }
-            self.order.begin.history = false;
-            self.fill_in();
+        if events.len() < PAGE {
+            self.level(handed_out);
         }
     }
 
+    /// Everything up to here was shown; what follows comes as lines.
+    fn level(&mut self, handed_out: i64) {
+        if handed_out > self.position.seq {
+            self.position = handed_out.into();
+        }
+        self.behind = false;
+        self.order.begin.history = false;
+        self.fill_in();
+    }
+
     /// The next page, and whether some of what it should hold is forgotten.
-    async fn page(&self) -> Result<(Vec<Event>, bool), StoreError> {
+    async fn page(&self, newest: i64) -> Result<(Vec<Event>, bool), StoreError> {
         let Order {
             scope,
             filter,
             begin,
+            relay,
             ..
         } = &self.order;
+        if let Some(relay) = relay
+            && let Some(events) = relay.after(*scope, self.position.seq, newest, PAGE).await
+        {
+            return Ok((events, false));
+        }
         let events = self
             .store
-            .events_after(*scope, filter.session, self.position, PAGE)
+            .events_after(*scope, filter.session, self.position, PAGE as i64)
             .await?;
         let gap = match (filter.session, events.first()) {
             (None, first) => first.is_some_and(|first| first.seq > self.position.seq + 1),
@@ -426,6 +443,7 @@ mod tests {
             filter: Filter::default(),
             format: Format::Sse,
             begin: Begin::now(5),
+            relay: None,
             heartbeat: config.heartbeat,
             expires_at: Utc::now(),
             expires: now + config.heartbeat,

@@ -335,11 +335,7 @@ impl Board {
         if let Some(node) = self.picture.nodes.iter_mut().find(|node| node.key == key) {
             node.state = state;
         }
-        if self
-            .speech
-            .as_ref()
-            .is_some_and(|(speaker, _)| speaker == key)
-            && state != StateName::Running
+        if self.speech.as_ref().is_some_and(|piece| piece.key == key) && state != StateName::Running
         {
             self.speech = None;
         }

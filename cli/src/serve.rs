@@ -12,7 +12,10 @@ use api::{
 };
 use engine::{
     Store,
-    event::hints::{Hints, Reach},
+    event::{
+        hints::{Hints, Reach},
+        relay::Relay,
+    },
     store::{self, PoolLimits, RunLimits},
 };
 use futures::future::{BoxFuture, join_all};
@@ -54,6 +57,7 @@ pub(crate) struct Tiers {
     lease: Duration,
     limits: RunLimits,
     hints: Hints,
+    redis: Option<redis::Client>,
     running: JoinSet<anyhow::Result<()>>,
     /// What closes each pool: connections that Postgres has to cut are complained about, here and in its log.
     closing: Vec<BoxFuture<'static, ()>>,
@@ -87,6 +91,7 @@ impl Tiers {
             lease: settings.lease,
             limits: settings.limits,
             hints: Hints::start(reach, &hints_stop),
+            redis: settings.redis.clone(),
             running: JoinSet::new(),
             closing: vec![Box::pin(async move { closing.close().await })],
             stop: stop.clone(),
@@ -102,7 +107,12 @@ impl Tiers {
         limits: PoolLimits,
     ) -> anyhow::Result<()> {
         let store = self.store(limits)?;
-        let serving = api::serve(listener, store, ApiConfig::new(auth), self.stop.clone());
+        let relay = self.redis.clone().map(Relay::new).transpose()?;
+        let config = ApiConfig {
+            relay,
+            ..ApiConfig::new(auth)
+        };
+        let serving = api::serve(listener, store, config, self.stop.clone());
         self.run("the API", async move {
             serving.await.map_err(anyhow::Error::from)
         });

@@ -6,9 +6,16 @@ mod cost;
 mod document;
 mod feed;
 mod jwks;
+mod relay;
 mod resources;
+mod retention;
+mod snapshot;
+mod sockets;
 mod strangers;
 mod streams;
+mod texts;
+mod tickets;
+mod transcripts;
 mod wait;
 
 use std::{collections::VecDeque, time::Duration};
@@ -70,7 +77,10 @@ impl Api {
     }
 
     async fn start_with(config: ApiConfig) -> Self {
-        let database = Database::fresh().await;
+        Self::on(Database::fresh().await, config).await
+    }
+
+    async fn on(database: Database, config: ApiConfig) -> Self {
         let store = database.store();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
@@ -199,6 +209,18 @@ impl Api {
         self.store.hints().feed(claim.scope.user());
     }
 
+    /// Seq of the last event of a session.
+    async fn last_of(&self, user: &str, session: &str) -> i64 {
+        let scope = self.scope(user).await;
+        let session = session.parse().ok();
+        let events = self.store.events_after(scope, session, 0.into(), 1_000_000);
+        events
+            .await
+            .expect("events")
+            .last()
+            .map_or(0, |event| event.seq)
+    }
+
     /// Stops it as a signal would, and waits for its end, which nobody holds up.
     async fn drain(self) {
         self.stop.cancel();
@@ -313,6 +335,10 @@ impl Feed {
             .await
             .expect("a stream");
         assert_eq!(response.status(), StatusCode::OK);
+        Self::of(response)
+    }
+
+    fn of(response: reqwest::Response) -> Self {
         let body = response
             .bytes_stream()
             .map(|chunk| chunk.map(|bytes| bytes.to_vec()))
@@ -332,12 +358,19 @@ impl Feed {
     }
 
     async fn read(&mut self) -> Option<Frame> {
+        self.try_read().await.expect("the stream holds")
+    }
+
+    /// The same where the other side may be cut down.
+    async fn try_read(&mut self) -> reqwest::Result<Option<Frame>> {
         loop {
             if let Some(frame) = self.frames.pop_front() {
-                return Some(frame);
+                return Ok(Some(frame));
             }
-            let chunk = self.body.next().await?.expect("the stream holds");
-            self.buffer.extend(chunk);
+            let Some(chunk) = self.body.next().await else {
+                return Ok(None);
+            };
+            self.buffer.extend(chunk?);
             while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
                 let frame: Vec<u8> = self.buffer.drain(..end + 2).collect();
                 self.frames

@@ -22,8 +22,12 @@ use engine::{
     store::{self, PoolLimits},
     testing::check_invariants,
 };
-use servers::Postgres;
-use tokio::sync::OnceCell;
+use servers::{Postgres, Redis};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::OnceCell,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -80,6 +84,15 @@ impl Database {
         }
     }
 
+    /// The same database, for another process.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        Self {
+            url: self.url.clone(),
+            stop: self.stop.child_token(),
+        }
+    }
+
     /// A store whose hints stay in this process.
     pub fn store(&self) -> Store {
         self.store_with(Clock::Database, Duration::from_secs(30))
@@ -114,6 +127,38 @@ pub async fn agent(store: &Store, scope: UserScope, name: &str, max_concurrency:
         .await
         .expect("an agent")
         .id
+}
+
+/// A Redis of one test.
+pub async fn redis() -> Redis {
+    tokio::task::spawn_blocking(|| Redis::start(0))
+        .await
+        .expect("no panic")
+        .expect("a private Redis starts")
+}
+
+/// How often a command was given to Redis.
+pub async fn commands(redis: &Redis, name: &str) -> u64 {
+    let said = tell_redis(redis, "INFO commandstats").await;
+    let line = said
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+    line.and_then(|line| line.split(',').next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Gives Redis a command; what it said.
+pub async fn tell_redis(redis: &Redis, command: &str) -> String {
+    let address = ("127.0.0.1", redis.port());
+    let mut stream = TcpStream::connect(address).await.expect("Redis listens");
+    let both = format!("{command}\r\nQUIT\r\n");
+    stream
+        .write_all(both.as_bytes())
+        .await
+        .expect("it takes a command");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.expect("it answers");
+    said
 }
 
 /// Fails the test when an invariant does not hold.

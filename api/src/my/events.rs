@@ -154,6 +154,7 @@ async fn stream(
         filter,
         format,
         begin,
+        relay: app.config.relay.clone(),
         heartbeat: app.config.heartbeat,
         expires_at: caller.expires_at,
         expires: Instant::now() + left,

@@ -3,7 +3,8 @@
 //! Inside the process they go by channels; to other processes by one coalesced NOTIFY at most every 20 ms, sent
 //! after the commit and outside its transaction (a NOTIFY inside serialises the commits of the whole instance: 8,100 ->
 //! 3,300 transactions a second at 32 clients). Token deltas go by Redis where there is Redis, else by the same NOTIFY.
-//! A listener that hears nothing for 15 s, not even this process's own ping, is half-open and is opened anew.
+//! A listener, be it Postgres's or Redis's, that hears nothing for 15 s, not even this process's own ping, is half-open and is
+//! opened anew.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -376,13 +377,14 @@ async fn send_all(reach: Reach, process: Uuid, mut out: mpsc::UnboundedReceiver<
             parcel.add(more);
         }
         let deltas = parcel.joined_deltas();
+        let pinging = Instant::now() >= ping;
         match &reach.redis {
-            Some(client) if !deltas.is_empty() => {
+            Some(client) if pinging || !deltas.is_empty() => {
                 publish(client, &mut redis, process, deltas).await;
             }
-            _ => parcel.deltas = deltas,
+            Some(_) => {}
+            None => parcel.deltas = deltas,
         }
-        let pinging = Instant::now() >= ping;
         if pinging || !parcel.is_empty() {
             notify(&reach.postgres, parcel).await;
         }
@@ -486,7 +488,8 @@ async fn subscribe_for_ever(client: redis::Client, process: Uuid, hints: Hints) 
         {
             wait = Duration::from_millis(100);
             let mut messages = pubsub.on_message();
-            while let Some(message) = messages.next().await {
+            // This process's own ping comes back: silence is a connection that is only half there.
+            while let Ok(Some(message)) = timeout(SILENCE, messages.next()).await {
                 if let Ok(payload) = message.get_payload::<String>() {
                     take_in(&payload, process, &hints);
                 }

@@ -1,6 +1,7 @@
 //! Events: what happened, in order, each committed with its transition; and the hints that wake readers.
 
 pub mod hints;
+pub mod relay;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

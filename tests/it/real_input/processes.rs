@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use codelab_tests::{
-    harness::{Database, assert_invariants, eventually},
+    harness::{Database, assert_invariants, commands, eventually, redis},
     person::{Person, Seen, late, streamed, text},
     tiers::Tiers,
     vendor::{GOOD, KEY, Vendor},
@@ -11,10 +11,6 @@ use codelab_tests::{
 use engine::Store;
 use serde_json::json;
 use servers::Redis;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
 /// What the vendor `slow` says.
 fn slowly() -> String {
@@ -34,31 +30,6 @@ async fn start(database: &Database, vendor: &Vendor, redis: Option<&Redis>) -> T
         ("REDIS_URL", redis.as_str()),
     ];
     Tiers::start(&database.url, &variables).await
-}
-
-async fn redis() -> Redis {
-    tokio::task::spawn_blocking(|| Redis::start(0))
-        .await
-        .unwrap()
-        .unwrap()
-}
-
-/// How often a command was given to Redis.
-async fn commands(redis: &Redis, name: &str) -> u64 {
-    let mut stream = TcpStream::connect(("127.0.0.1", redis.port()))
-        .await
-        .unwrap();
-    stream
-        .write_all(b"INFO commandstats\r\nQUIT\r\n")
-        .await
-        .unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).await.unwrap();
-    let line = said
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
-    line.and_then(|line| line.split(',').next()?.parse().ok())
-        .unwrap_or(0)
 }
 
 fn assert_without_gaps(seen: &[Seen]) {
