@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Events read at once: what a client that does not read holds in memory, at 10 KB each at worst.
-const PAGE: usize = 50;
+const PAGE: u8 = 50;
 /// How long before the token's end a client is told.
 const EXPIRY_WARNING: Duration = Duration::from_secs(30);
 /// Pause after a failed read.
@@ -329,7 +329,7 @@ impl Reader {
             self.position = event.into();
             self.show(&EventLine::new(event));
         }
-        if events.len() < PAGE {
+        if events.len() < usize::from(PAGE) {
             self.level(handed_out);
         }
     }
@@ -354,13 +354,15 @@ impl Reader {
             ..
         } = &self.order;
         if let Some(relay) = relay
-            && let Some(events) = relay.after(*scope, self.position.seq, newest, PAGE).await
+            && let Some(events) = relay
+                .after(*scope, self.position.seq, newest, usize::from(PAGE))
+                .await
         {
             return Ok((events, false));
         }
         let events = self
             .store
-            .events_after(*scope, filter.session, self.position, PAGE as i64)
+            .events_after(*scope, filter.session, self.position, i64::from(PAGE))
             .await?;
         let gap = match (filter.session, events.first()) {
             (None, first) => first.is_some_and(|first| first.seq > self.position.seq + 1),

@@ -19,11 +19,11 @@ use engine::{
 
 use crate::line::{DeltaLine, Said};
 
-/// Text that is held for one person; of what is beyond, the step's end brings the whole.
+/// Speech that is held for one person; of what is beyond, the step's end brings the whole.
 const BYTES: usize = 1024 * 1024;
 /// What a step costs beside its text.
 const ENTRY_BYTES: usize = 256;
-/// Text of one line: with what stands around it, an event has at most 10 KB.
+/// Speech of one line: with what stands around it, an event has at most 10 KB.
 const LINE_BYTES: usize = 8 * 1024;
 /// Steps remembered of which nothing more is wanted.
 const SILENCED: usize = 256;
@@ -31,7 +31,7 @@ const SILENCED: usize = 256;
 /// Texts by step.
 #[derive(Debug, Default)]
 pub(crate) struct Texts {
-    steps: BTreeMap<StepId, Text>,
+    steps: BTreeMap<StepId, Speech>,
     bytes: usize,
     /// Steps that have ended, or say too much; the newest last.
     silenced: VecDeque<StepId>,
@@ -47,7 +47,7 @@ pub(crate) struct Mark {
 }
 
 #[derive(Debug)]
-struct Text {
+struct Speech {
     session: Option<SessionId>,
     plan: PlanId,
     key: String,
@@ -74,11 +74,11 @@ impl Texts {
             self.silence(piece.step);
             return false;
         }
-        let before = self.steps.get(&piece.step).map_or(0, Text::bytes);
+        let before = self.steps.get(&piece.step).map_or(0, Speech::bytes);
         let text = self
             .steps
             .entry(piece.step)
-            .or_insert_with(|| Text::of(piece));
+            .or_insert_with(|| Speech::of(piece));
         match (piece.attempt, piece.turn).cmp(&(text.attempt, text.turn)) {
             Ordering::Less => return false,
             Ordering::Equal => {}
@@ -107,7 +107,7 @@ impl Texts {
 
     /// Whether something has not gone out.
     pub(crate) fn waits(&self) -> bool {
-        self.steps.values().any(Text::waits)
+        self.steps.values().any(Speech::waits)
     }
 
     /// Everything that has not gone out, as lines.
@@ -154,7 +154,7 @@ impl Texts {
         if known.is_some_and(|text| text.attempt >= attempt) {
             return;
         }
-        let supersedes = void.and(known.map(|text| text.attempt));
+        let supersedes = void.and_then(|_| known.map(|text| text.attempt));
         self.forget(step);
         let key = event.payload.get("key").and_then(|key| key.as_str());
         let (Some(plan), Some(key)) = (event.plan_id, key) else {
@@ -163,7 +163,7 @@ impl Texts {
         self.bytes += ENTRY_BYTES;
         self.steps.insert(
             step,
-            Text {
+            Speech {
                 session: event.session_id,
                 plan,
                 key: key.to_owned(),
@@ -198,7 +198,7 @@ impl Texts {
     }
 }
 
-impl Text {
+impl Speech {
     fn of(piece: &Delta) -> Self {
         Self {
             session: piece.session,
@@ -216,8 +216,11 @@ impl Text {
 
     /// Another turn begins, or another attempt at this one.
     fn next(&mut self, piece: &Delta) {
-        let supersedes = (self.turn == piece.turn && self.sent > 0).then_some(self.attempt);
-        let supersedes = supersedes.or(self.supersedes.filter(|_| self.turn == piece.turn));
+        let supersedes = match (self.turn == piece.turn, self.sent) {
+            (false, _) => None,
+            (true, 0) => self.supersedes,
+            (true, _) => Some(self.attempt),
+        };
         *self = Self {
             replaces: supersedes.is_some() || piece.offset > 0,
             supersedes,
@@ -400,7 +403,7 @@ mod tests {
         talk.out();
         talk.hear(1, 0, 7, " three");
         let whole = json!({ "attempt": 1, "turn": 0, "text": "one two" });
-        assert_eq!(talk.to_one_who_has(0, 0, 0), [whole.clone()]);
+        assert_eq!(talk.to_one_who_has(0, 0, 0), std::slice::from_ref(&whole));
         assert_eq!(
             talk.to_one_who_has(1, 9, 3),
             [whole],

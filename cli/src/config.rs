@@ -102,6 +102,21 @@ pub(crate) const VARIABLES: &[Variable] = &[
         "how long a person has for an answer",
     ),
     Variable(
+        "CODELAB_EVENT_RETENTION_DAYS",
+        "30",
+        "how long events are kept; who was away for longer reads the snapshot",
+    ),
+    Variable(
+        "CODELAB_STREAMS_PER_USER",
+        "1000",
+        "event streams that one person may have open in a process",
+    ),
+    Variable(
+        "CODELAB_MAX_CONNECTIONS",
+        "12000",
+        "connections of an API process at once, streams included; fewer where the system allows fewer files",
+    ),
+    Variable(
         "CODELAB_EGRESS_ALLOW",
         "none",
         "networks that tools may reach beside public addresses: 10.0.0.0/8,127.0.0.1",
@@ -183,6 +198,10 @@ pub(crate) struct Settings {
     pub(crate) egress: Vec<Network>,
     /// Longest time for planning.
     pub(crate) planning_timeout: Duration,
+    /// Streams of one person.
+    pub(crate) streams_per_user: usize,
+    /// Connections to the API.
+    pub(crate) max_connections: usize,
     /// Connections of the API: kept open. None: not set.
     pub(crate) db_pool_min: Option<u32>,
     /// Connections of the API: at most.
@@ -308,9 +327,16 @@ impl Reader<'_> {
                 step: self.seconds("CODELAB_STEP_TIMEOUT_SECONDS", 1, 86_400, 600),
                 patience: self.seconds("CODELAB_RETRY_FOR_SECONDS", 0, 86_400, 900),
                 card: self.seconds("CODELAB_APPROVAL_TIMEOUT_SECONDS", 1, 86_400, 300),
+                events: self.days("CODELAB_EVENT_RETENTION_DAYS", 1, 3650, 30),
             },
             egress: self.networks("CODELAB_EGRESS_ALLOW"),
             planning_timeout: self.seconds("CODELAB_PLANNING_TIMEOUT_SECONDS", 1, 600, 5),
+            streams_per_user: self
+                .number("CODELAB_STREAMS_PER_USER", 1, 1_000_000)
+                .unwrap_or(1000),
+            max_connections: self
+                .number("CODELAB_MAX_CONNECTIONS", 10, 1_000_000)
+                .unwrap_or(12_000),
             db_pool_min: self.number("CODELAB_DB_POOL_MIN", 0, 10_000),
             db_pool_max: self.number("CODELAB_DB_POOL_MAX", 1, 10_000).unwrap_or(50),
             log: self.log(),
@@ -476,6 +502,10 @@ impl Reader<'_> {
 
     fn seconds(&mut self, name: &'static str, least: u64, most: u64, default: u64) -> Duration {
         Duration::from_secs(self.number(name, least, most).unwrap_or(default))
+    }
+
+    fn days(&mut self, name: &'static str, least: u64, most: u64, default: u64) -> Duration {
+        Duration::from_hours(24 * self.number(name, least, most).unwrap_or(default))
     }
 }
 

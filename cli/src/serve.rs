@@ -19,6 +19,7 @@ use engine::{
     store::{self, PoolLimits, RunLimits},
 };
 use futures::future::{BoxFuture, join_all};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use reqwest::{Client, RequestBuilder, Url, redirect::Policy};
 use secrecy::SecretString;
 use serde_json::Value;
@@ -38,6 +39,8 @@ use crate::config::Settings;
 const HINT_CONNECTIONS: u32 = 3;
 /// Connections of a worker: claims and finishes share round trips, so that few serve many places.
 const WORKER_CONNECTIONS: u32 = 16;
+/// Open files beside the connections of clients: pools, models, tools, logs.
+const OTHER_FILES: usize = 400;
 /// Longest wait for Postgres at the start.
 const DATABASE_LIMIT: Duration = Duration::from_secs(10);
 /// Between two tries.
@@ -58,6 +61,8 @@ pub(crate) struct Tiers {
     limits: RunLimits,
     hints: Hints,
     redis: Option<redis::Client>,
+    streams_per_user: usize,
+    max_connections: usize,
     running: JoinSet<anyhow::Result<()>>,
     /// What closes each pool: connections that Postgres has to cut are complained about, here and in its log.
     closing: Vec<BoxFuture<'static, ()>>,
@@ -92,6 +97,8 @@ impl Tiers {
             limits: settings.limits,
             hints: Hints::start(reach, &hints_stop),
             redis: settings.redis.clone(),
+            streams_per_user: settings.streams_per_user,
+            max_connections: settings.max_connections,
             running: JoinSet::new(),
             closing: vec![Box::pin(async move { closing.close().await })],
             stop: stop.clone(),
@@ -108,8 +115,13 @@ impl Tiers {
     ) -> anyhow::Result<()> {
         let store = self.store(limits)?;
         let relay = self.redis.clone().map(Relay::new).transpose()?;
+        let max_connections = connections_that_fit(self.max_connections);
         let config = ApiConfig {
             relay,
+            max_streams_per_user: self.streams_per_user,
+            max_connections,
+            // Others want to be heard, too.
+            max_streams: max_connections / 6 * 5,
             ..ApiConfig::new(auth)
         };
         let serving = api::serve(listener, store, config, self.stop.clone());
@@ -171,6 +183,25 @@ impl Tiers {
             Ok(())
         });
     }
+}
+
+/// Has the system allow as many open files as that many connections need, as far as it does; how many connections fit.
+fn connections_that_fit(wanted: usize) -> usize {
+    let files = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return wanted;
+    };
+    let needed = u64::try_from(wanted + OTHER_FILES).unwrap_or(u64::MAX);
+    let allowed = std::cmp::min(std::cmp::max(soft, needed), hard);
+    let raised = soft >= allowed || setrlimit(Resource::RLIMIT_NOFILE, allowed, hard).is_ok();
+    let fit = files(if raised { allowed } else { soft }).saturating_sub(OTHER_FILES);
+    if fit < wanted {
+        warn!(
+            wanted,
+            fit, "the system allows too few open files (ulimit -n) for the connections asked for"
+        );
+    }
+    std::cmp::min(wanted, std::cmp::max(fit, 1))
 }
 
 /// `codelab api`.

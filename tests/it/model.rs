@@ -89,6 +89,7 @@ const LIMITS: RunLimits = RunLimits {
     step: Duration::from_hours(24),
     patience: Duration::from_mins(15),
     card: Duration::from_mins(5),
+    events: Duration::from_hours(24 * 30),
 };
 
 impl Subject {

@@ -10,6 +10,8 @@ pub mod person;
 pub mod process;
 /// The two tiers as processes of their own.
 pub mod tiers;
+/// Programs of other people.
+pub mod tools;
 /// A stand-in for a model vendor.
 pub mod vendor;
 

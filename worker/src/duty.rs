@@ -3,12 +3,13 @@
 //! slow, or breaks off, does not keep the others from theirs.
 //!
 //! reaper: steps whose lease expired. clockmaker: retries that are due, waits past their deadline, plans past theirs.
-//! sweep: places that fell free unnoticed. crier: steps that have waited for long, told to their owners.
+//! sweep: places that fell free unnoticed. crier: steps that have waited for long, told to their owners. janitor: partitions
+//! of the feed, made ahead and dropped when they are old.
 
 use std::{future::Future, time::Duration};
 
 use engine::{Store, StoreError};
-use futures::future::join4;
+use futures::future::join5;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -19,6 +20,8 @@ use crate::supervise;
 const TICK: Duration = Duration::from_millis(500);
 /// Between two looks at steps that wait.
 const CRY: Duration = Duration::from_secs(2);
+/// Between two looks at what is to be dropped.
+const CLEAN: Duration = Duration::from_mins(10);
 /// Between two sweeps.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Rows a statement takes on; a full batch is followed by the next at once.
@@ -35,11 +38,12 @@ enum Left {
 
 /// Does them until `stop`; an error delays, it never ends.
 pub async fn run(store: Store, stop: CancellationToken) {
-    join4(
+    join5(
         duty(&store, &stop, "the reaper", TICK, reap),
         duty(&store, &stop, "the clockmaker", TICK, look_at_the_clock),
         duty(&store, &stop, "the sweep", SWEEP, sweep),
         duty(&store, &stop, "the crier", CRY, cry),
+        duty(&store, &stop, "the janitor", CLEAN, clean),
     )
     .await;
 }
@@ -98,6 +102,14 @@ async fn sweep(store: Store) -> Result<Left, StoreError> {
 
 async fn cry(store: Store) -> Result<Left, StoreError> {
     store.tell_of_waiting(BATCH.into()).await?;
+    Ok(Left::Nothing)
+}
+
+async fn clean(store: Store) -> Result<Left, StoreError> {
+    let (made, dropped) = store.keep_events().await?;
+    if made + dropped > 0 {
+        info!(made, dropped, "partitions of the feed, a week each");
+    }
     Ok(Left::Nothing)
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct Snapshot {
     /// What your own program is asked to do.
     tool_calls: Vec<ToolCall>,
     /// What the running steps have said so far, at most a second old; the stream brings the text whole.
-    texts: Vec<Text>,
+    texts: Vec<Speech>,
 }
 
 /// A plan and its steps.
@@ -50,7 +50,7 @@ pub(crate) struct OpenPlan {
 
 /// What a running step has said in its newest turn.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Text {
+pub(crate) struct Speech {
     plan_id: Uuid,
     step_id: Uuid,
     /// The step's name.
@@ -71,7 +71,7 @@ pub(crate) struct FeedSnapshot {
     oldest_cursor: i64,
 }
 
-impl From<Delta> for Text {
+impl From<Delta> for Speech {
     fn from(said: Delta) -> Self {
         let PlanId(plan_id) = said.plan;
         Self {
@@ -102,7 +102,7 @@ impl From<store::Snapshot> for Snapshot {
                 .into_iter()
                 .map(ToolCall::from)
                 .collect(),
-            texts: snapshot.texts.into_iter().map(Text::from).collect(),
+            texts: snapshot.texts.into_iter().map(Speech::from).collect(),
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct TicketInput {
 
 /// A pass to one stream, good once.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Ticket {
+pub(crate) struct Pass {
     /// What goes into the query of the stream's address.
     ticket: String,
     /// The stream's path with the ticket; add `&after=` with the seq of the last event that you have seen.
@@ -36,7 +36,7 @@ pub(crate) struct Ticket {
 /// It opens one stream, once, within 30 seconds; the stream ends when your token does. `EventSource` comes back with the same
 /// address, which is used up by then: close it on an error, buy another ticket, and open a new one with `after`.
 #[utoipa::path(post, path = "/stream-tickets/", operation_id = "buy_stream_ticket", tag = "feed", request_body = TicketInput, responses(
-    (status = 201, description = "A ticket", body = Ticket),
+    (status = 201, description = "A ticket", body = Pass),
     (status = 404, description = "There is no such conversation", body = crate::problem::ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn buy(
     State(app): State<App>,
@@ -58,7 +58,7 @@ pub(crate) async fn buy(
         || "events".to_owned(),
         |session| format!("chat/{session}/events"),
     );
-    let ticket = Ticket {
+    let ticket = Pass {
         path: format!("{MY}/{stream}/?ticket={}", sold.secret),
         ticket: sold.secret,
         expires_at: sold.expires_at,

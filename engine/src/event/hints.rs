@@ -85,8 +85,8 @@ impl Delta {
             let text = rest.text.split_off(cut);
             let offset = rest.end();
             let next = Self {
-                text,
                 offset,
+                text,
                 ..rest.clone()
             };
             pieces.push(std::mem::replace(&mut rest, next));

@@ -1,7 +1,5 @@
 //! The feed's history.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, postgres::types::PgInterval};
 use uuid::Uuid;
@@ -11,7 +9,7 @@ use crate::{
     event::{Event, hints::Delta},
     id::{PlanId, SessionId, StepId, UserId},
     scope::UserScope,
-    store::Store,
+    store::{Store, transitions::interval},
 };
 
 /// Partitions of the feed that are made ahead: a month, in which a worker or a migration runs at least once.
@@ -95,11 +93,10 @@ impl Store {
         Ok(bounds.unwrap_or_default())
     }
 
-    /// Makes the partitions of the weeks to come, and forgets the weeks that have passed for longer than `keep`: how many of
-    /// each. Another process may be at it: then it is none.
-    pub async fn keep_events(&self, keep: Duration) -> Result<(i32, i32), StoreError> {
-        let keep = PgInterval::try_from(keep).map_err(sqlx::Error::Encode)?;
-        self.events_keep(Some(keep)).await
+    /// Makes the partitions of the weeks to come, and forgets the weeks of which everything is older than
+    /// [`RunLimits::events`](crate::store::RunLimits::events): how many of each. Another process may be at it: then it is none.
+    pub async fn keep_events(&self) -> Result<(i32, i32), StoreError> {
+        self.events_keep(Some(interval(self.limits.events))).await
     }
 
     /// Makes the partitions of the weeks to come.

@@ -107,6 +107,8 @@ pub struct RunLimits {
     pub patience: Duration,
     /// How long a person has for a decision (300 s, the first design's bound).
     pub card: Duration,
+    /// How long events are kept (30 days), in whole weeks: the last one is dropped when all of it is older.
+    pub events: Duration,
 }
 
 impl Default for RunLimits {
@@ -116,6 +118,7 @@ impl Default for RunLimits {
             step: Duration::from_mins(10),
             patience: Duration::from_mins(15),
             card: Duration::from_mins(5),
+            events: Duration::from_hours(24 * 30),
         }
     }
 }

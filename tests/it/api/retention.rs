@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
+use engine::Store;
 use engine::clock::{Clock, ManualClock};
 use engine::testing::{Shape, explicit};
 use reqwest::Method;
 use serde_json::json;
 
 use super::{Api, Feed, answer};
-
-const MONTH: Duration = Duration::from_hours(24 * 30);
 
 /// Six events of six weeks ago, seven of two weeks ago, five of today; the person's session.
 async fn a_long_life(api: &Api) -> String {
@@ -19,7 +18,7 @@ async fn a_long_life(api: &Api) -> String {
     // The partitions of then.
     let then = Clock::Manual(ManualClock::at(Utc::now() - TimeDelta::weeks(7)));
     let store = api.database.store_with(then, Duration::from_secs(30));
-    store.keep_events(MONTH).await.expect("partitions");
+    store.keep_events().await.expect("partitions");
     sqlx::query(
         "with grown as (update user_feeds set last_seq = 18, last_at = now() where user_id = $1)
          insert into events (user_id, seq, session_id, type, payload, created_at)
@@ -54,13 +53,13 @@ async fn a_cursor_older_than_what_is_kept_is_gone_and_says_where_to_go() {
             Feed::open(api.request("ada", Method::GET, &format!("{path}?after=0"))).await;
         assert_eq!(feed.until(18).await.len(), 18, "nothing is forgotten yet");
     }
-    let (_, dropped) = api.store.keep_events(MONTH).await.expect("kept");
+    let (_, dropped) = api.store.keep_events().await.expect("kept");
     assert!(dropped >= 1);
     assert_eq!(
         partitions(&api).await.len(),
         before - usize::try_from(dropped).expect("few")
     );
-    assert_eq!(api.store.keep_events(MONTH).await.expect("kept").1, 0);
+    assert_eq!(api.store.keep_events().await.expect("kept").1, 0);
 
     for (path, see) in [
         ("/my/events/", "/my/snapshot/".to_owned()),
@@ -127,7 +126,7 @@ async fn a_reader_slower_than_the_retention_is_told() {
         };
         let mut feed = Feed::open(api.request("ada", Method::GET, &path)).await;
         assert_eq!(feed.event().await.id, Some(1));
-        api.store.keep_events(MONTH).await.expect("kept");
+        api.store.keep_events().await.expect("kept");
         let mut read = 1;
         let end = loop {
             let frame = feed.event().await;
@@ -173,7 +172,7 @@ async fn no_transition_fails_for_want_of_a_partition() {
         usize::try_from(last).expect("few")
     );
     // The weeks to come get theirs; this one stays where it is, and is forgotten in time.
-    let (made, _) = api.store.keep_events(MONTH).await.expect("kept");
+    let (made, _) = api.store.keep_events().await.expect("kept");
     assert_eq!(made, 4);
     let mut again = Feed::open(api.request("ada", Method::GET, "/my/events/?after=0")).await;
     assert_eq!(
@@ -182,7 +181,7 @@ async fn no_transition_fails_for_want_of_a_partition() {
     );
     let later = Clock::Manual(ManualClock::at(Utc::now() + TimeDelta::days(31)));
     let later = api.database.store_with(later, Duration::from_secs(30));
-    later.keep_events(MONTH).await.expect("kept");
+    later.keep_events().await.expect("kept");
     let bounds = api.store.feed_bounds(scope).await.expect("bounds");
     assert_eq!((bounds.oldest, bounds.newest), (last, last));
 }
@@ -197,7 +196,7 @@ async fn many_janitors_make_each_partition_once() {
                 .store_with(later.clone(), Duration::from_secs(30))
         })
         .collect();
-    let made = futures::future::join_all(stores.iter().map(|store| store.keep_events(MONTH))).await;
+    let made = futures::future::join_all(stores.iter().map(Store::keep_events)).await;
     let made: i32 = made.into_iter().map(|made| made.expect("kept").0).sum();
     assert_eq!(made, 5);
 }

@@ -88,7 +88,7 @@ async fn read(feed: &mut Feed, so_far: &str, wanted: &str) {
     while text != wanted {
         let piece = piece(feed).await;
         if let Some(whole) = piece["text"].as_str() {
-            text = whole.to_owned();
+            whole.clone_into(&mut text);
         }
         text += piece["delta"].as_str().unwrap_or_default();
         assert!(
