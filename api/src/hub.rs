@@ -24,9 +24,12 @@ use engine::{
     },
     id::UserId,
 };
-use tokio::sync::{
-    Notify,
-    broadcast::{self, error::RecvError},
+use tokio::{
+    sync::{
+        Notify,
+        broadcast::{self, error::RecvError},
+    },
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -35,6 +38,9 @@ use crate::{ApiConfig, line::Line, pump::Pump, texts::Texts};
 
 /// Lines that a slow listener may be behind before it has to read from Postgres.
 const LINES: usize = 256;
+
+/// How long a channel is kept for somebody who lost the last stream on it.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// The feeds of this process. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -59,6 +65,8 @@ struct Listened {
 #[derive(Debug)]
 struct Entry {
     channel: Arc<Channel>,
+    /// When the last of them left, if nobody listens.
+    left_at: Option<Instant>,
     listeners: usize,
     streams: usize,
 }
@@ -156,6 +164,7 @@ impl Hub {
             .people
             .entry(scope.user())
             .or_insert_with(|| self.open(scope));
+        entry.left_at = None;
         entry.listeners += 1;
         entry.streams += usize::from(purpose == Purpose::Stream);
         let channel = Arc::clone(&entry.channel);
@@ -189,6 +198,7 @@ impl Hub {
         tokio::spawn(pump.run());
         Entry {
             channel,
+            left_at: None,
             listeners: 0,
             streams: 0,
         }
@@ -202,7 +212,13 @@ impl Hub {
         };
         entry.listeners -= 1;
         entry.streams -= usize::from(purpose == Purpose::Stream);
-        if entry.listeners == 0 {
+        if entry.listeners > 0 {
+            return;
+        }
+        // Who loses a stream comes back in a moment, and to what was said meanwhile. Who waited for an answer has it.
+        if entry.channel.is_heard() {
+            entry.left_at = Some(Instant::now());
+        } else {
             entry.channel.gone.cancel();
             listened.people.remove(&user);
         }
@@ -237,6 +253,7 @@ impl Hub {
     async fn poll(self, every: Duration) {
         loop {
             tokio::time::sleep(every.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+            self.close_what_nobody_came_back_to();
             let scopes: Vec<UserScope> = self
                 .listened()
                 .people
@@ -253,6 +270,16 @@ impl Hub {
                 }
             }
         }
+    }
+
+    fn close_what_nobody_came_back_to(&self) {
+        self.listened().people.retain(|_, entry| {
+            let over = entry.left_at.is_some_and(|at| at.elapsed() > LINGER);
+            if over {
+                entry.channel.gone.cancel();
+            }
+            !over
+        });
     }
 
     fn compare(&self, positions: &[(UserId, i64)]) {

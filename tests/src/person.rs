@@ -211,6 +211,11 @@ impl Person {
         self.watch_at("events/?after=0").await
     }
 
+    /// Opens the whole feed after this seq.
+    pub async fn watch_after(&self, seq: i64) -> Watch {
+        self.watch_at(&format!("events/?after={seq}")).await
+    }
+
     async fn watch_at(&self, path: &str) -> Watch {
         let response = self
             .request(Method::GET, path)

@@ -199,6 +199,38 @@ async fn redis_may_die_and_come_back() {
 }
 
 #[tokio::test]
+async fn who_comes_back_in_the_middle_of_a_text_gets_it_whole() {
+    let (database, vendor) = (Database::fresh().await, Vendor::start().await);
+    let tiers = start(&database, &vendor, None).await;
+    let ada = &tiers.ada;
+    ada.agent("talker", "openai/slow").await;
+    let session = ada.session().await;
+    let mut feed = ada.watch_all().await;
+    ada.say(&session, "Talk", Some("talker")).await;
+    let mut seen = Vec::new();
+    let mut times = 0;
+    // Comes back at each piece: nobody else keeps the feed warm meanwhile.
+    while !seen
+        .iter()
+        .any(|event: &Seen| event.event == "plan_completed")
+    {
+        seen.push(feed.next().await);
+        let last = seen.last().unwrap();
+        if last.payload["delta"].is_string() || last.payload["text"].is_string() {
+            let after = seen.iter().filter_map(|event| event.seq).max().unwrap();
+            drop(feed);
+            feed = ada.watch_after(after).await;
+            times += 1;
+        }
+    }
+    assert!(times >= 5, "{times}");
+    assert_without_gaps(&seen);
+    let said = streamed(&seen, "answer", 1);
+    assert!(said.len() > 10 && slowly().starts_with(&said), "{said:?}");
+    tiers.stop_content().await;
+}
+
+#[tokio::test]
 async fn a_cancel_reaches_a_model_in_another_process() {
     let (database, vendor) = (Database::fresh().await, Vendor::start().await);
     let tiers = start(&database, &vendor, None).await;

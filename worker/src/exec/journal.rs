@@ -25,6 +25,9 @@ use crate::{
 
 /// How often the text of a running turn is kept.
 const KEEP: Duration = Duration::from_secs(1);
+/// When it is kept for the first time: short answers are none the worse for it, and whoever comes back in the middle of a longer one
+/// need not wait.
+const KEEP_FIRST: Duration = Duration::from_millis(250);
 
 /// Whether a turn's text goes to the person while it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +178,7 @@ impl<'a> Journal<'a> {
         });
     }
 
-    /// Runs a turn, and keeps what it has said so far once a second: it may take minutes, and people come back in between.
+    /// Runs a turn, and keeps what it has said so far, soon and then once a second: it may take minutes, and people come back in between.
     async fn keeping<T>(
         &self,
         ordinal: u32,
@@ -183,7 +186,7 @@ impl<'a> Journal<'a> {
         turn: impl Future<Output = T>,
     ) -> T {
         let mut turn = std::pin::pin!(turn);
-        let mut tick = interval_at(Instant::now() + KEEP, KEEP);
+        let mut tick = interval_at(Instant::now() + KEEP_FIRST, KEEP);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut kept = 0;
         loop {
