@@ -1,6 +1,7 @@
 //! The whole way, from a message over HTTP to its answer, on input as the world sends it: a vendor that streams over a real
 //! socket, well or badly; a second process; a database and a Redis that break off.
 
+mod agui;
 mod binding;
 mod breakdowns;
 mod consent;

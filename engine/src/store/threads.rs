@@ -59,11 +59,13 @@ impl Store {
         scope: UserScope,
         session: SessionId,
     ) -> Result<(), StoreError> {
-        sqlx::query("insert into chat_sessions (user_id, id) values ($1, $2) on conflict do nothing")
-            .bind(scope.user())
-            .bind(session)
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(
+            "insert into chat_sessions (user_id, id) values ($1, $2) on conflict do nothing",
+        )
+        .bind(scope.user())
+        .bind(session)
+        .execute(&self.pool)
+        .await?;
         Ok(())
     }
 
