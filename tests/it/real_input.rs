@@ -2,6 +2,7 @@
 //! socket, well or badly; a second process; a database and a Redis that break off.
 
 mod agui;
+mod agui_tools;
 mod binding;
 mod breakdowns;
 mod consent;

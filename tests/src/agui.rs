@@ -108,7 +108,7 @@ impl Seen {
     pub fn texts(&self) -> BTreeMap<String, String> {
         let mut texts = BTreeMap::new();
         for event in &self.0 {
-            let id = text(event, "messageId");
+            let id = text_or(event, "messageId");
             match event["type"].as_str() {
                 Some("TEXT_MESSAGE_START") => {
                     texts.insert(id, String::new());

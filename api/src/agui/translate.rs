@@ -505,7 +505,6 @@ impl Translator {
             ),
             _ => ("skipped", None),
         };
-        self.set(step, state);
         if let Some(said) = payload["result"]["text"].as_str() {
             self.open(step);
             let out = self.with_speaker(step, |texts, who, place| texts.finish(who, place, said));
@@ -517,6 +516,7 @@ impl Translator {
         if state != "skipped" {
             self.open(step);
         }
+        self.set(step, state);
         self.close(
             step,
             trouble

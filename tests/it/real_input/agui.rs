@@ -430,15 +430,9 @@ async fn agui_a_tool_that_the_client_says_it_has_is_answered_by_a_message() {
     body["tools"] = tools.clone();
     let first = run(&system.ada, &body).await;
     let outcome = &first.last()["outcome"];
-    let id = text(&outcome["pendingToolCallIds"], "0");
-    let id = if id.is_empty() {
-        outcome["pendingToolCallIds"][0]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
-    } else {
-        id
-    };
+    let id = outcome["pendingToolCallIds"][0]
+        .as_str()
+        .unwrap_or_default();
     assert_eq!(
         outcome,
         &json!({"type": "success", "pendingToolCallIds": [id]})
