@@ -64,8 +64,8 @@ pub(crate) async fn run(
     if !given.is_empty() {
         return request.resume(listener, input, &given).await;
     }
-    let plan = match thread.plan {
-        Some(plan) => plan,
+    let (plan, cursor) = match thread.plan {
+        Some(plan) => (plan, request.cursor(plan).await?),
         None if !thread.open.is_empty() => {
             let detail = format!(
                 "the conversation waits for answers to {:?}: send them as resume",
@@ -75,7 +75,6 @@ pub(crate) async fn run(
         }
         None => request.begin(&input, ids, &thread).await?,
     };
-    let cursor = request.cursor(plan).await?;
     let teller = request.teller(plan, input.run(&[]));
     request.tell(listener, teller, cursor).await
 }
@@ -99,35 +98,37 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Takes the message in. Whoever asks for the same run at the same time finds its plan.
-    async fn begin(&self, input: &RunInput, ids: Ids, thread: &Thread) -> Result<PlanId, Problem> {
-        let (app, caller) = (self.app, self.caller);
+    /// Takes the message in: its plan, and where that begins. Whoever asks for the same run at the same time finds its plan.
+    async fn begin(
+        &self,
+        input: &RunInput,
+        ids: Ids,
+        thread: &Thread,
+    ) -> Result<(PlanId, i64), Problem> {
+        let (store, scope) = (&self.app.store, self.caller.scope);
         let said = input.message()?;
         let target = match &said.target_agent {
-            Some(agent) => Some(agent_named(app, caller, agent, "forwardedProps.agent").await?),
+            Some(agent) => {
+                Some(agent_named(self.app, self.caller, agent, "forwardedProps.agent").await?)
+            }
             None => None,
         };
         if !thread.there {
-            app.store
-                .create_session_as(caller.scope, self.session)
-                .await?;
+            store.create_session_as(scope, self.session).await?;
         }
         let message = NewMessage {
             session: self.session,
             content: said.content,
             target,
         };
-        let accepted = app
-            .store
-            .accept_message_as(caller.scope, ids.message, &message)
-            .await;
-        if let Ok(Accepted::Plan { plan, .. }) = accepted {
-            return Ok(plan);
+        let accepted = store.accept_message_as(scope, ids.message, &message).await;
+        if let Ok(Accepted::Plan { plan, cursor, .. }) = accepted {
+            return Ok((plan, cursor));
         }
         // It may have been taken in meanwhile, by another request for this run.
-        match look(app, caller, ids).await?.plan {
-            Some(plan) => Ok(plan),
-            None => taken_in(accepted?).map(|(plan, ..)| plan),
+        match look(self.app, self.caller, ids).await?.plan {
+            Some(plan) => Ok((plan, self.cursor(plan).await?)),
+            None => taken_in(accepted?).map(|(plan, _, cursor)| (plan, cursor)),
         }
     }
 

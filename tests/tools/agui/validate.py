@@ -48,7 +48,7 @@ async def run(body):
     )
     result = await validate_endpoint(os.environ["AGUI_URL"], options)
     assert result.status == 200 and result.content_type == "text/event-stream", result
-    findings = [found for found in findings if found.rule_id not in EXPECTED]
+    findings = [found for found in findings if found.rule not in EXPECTED]
     assert not findings, "\n".join(map(str, findings))
     return events
 
