@@ -22,11 +22,11 @@ const NAMES: Uuid = Uuid::from_u128(0x8f0c_6a35_51f1_4c47_9d3e_0a60_7d3b_a961);
 #[serde(rename_all = "camelCase", expecting = "an object")]
 pub(crate) struct RunInput {
     /// The conversation: the id of one of yours, or any other name, under which one is begun.
-    #[garde(length(chars, min = 1, max = 256))]
+    #[garde(rename("threadId"), length(chars, min = 1, max = 256))]
     #[schema(min_length = 1, max_length = 256, example = "thread-1")]
     thread_id: String,
     /// The run. The same name in the same conversation is the same run: it is shown again and never carried out twice.
-    #[garde(length(chars, min = 1, max = 256))]
+    #[garde(rename("runId"), length(chars, min = 1, max = 256))]
     #[schema(min_length = 1, max_length = 256, example = "run-1")]
     run_id: String,
     /// The conversation as you have it. What the last user message says is what is wanted.

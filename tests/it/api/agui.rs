@@ -198,7 +198,7 @@ async fn agui_each_wrong_input_gets_its_problem_before_any_stream() {
         (
             "empty names",
             json!({"threadId": "", "runId": "", "messages": []}),
-            &[("/threadId", "too_short"), ("/runId", "too_short")],
+            &[("/runId", "too_short"), ("/threadId", "too_short")],
         ),
         (
             "a long name",
