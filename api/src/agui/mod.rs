@@ -11,6 +11,7 @@
 
 pub(crate) mod ask;
 pub(crate) mod input;
+pub(crate) mod steps;
 pub(crate) mod stream;
 mod text;
 pub(crate) mod translate;

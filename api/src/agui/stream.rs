@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{
-    translate::{Outline, Translator, Want},
+    steps::Outline,
+    translate::{Translator, Want},
     words::text,
 };
 use crate::sse::PAGE;
@@ -185,6 +186,13 @@ impl Teller {
             Want::Answered(call) => {
                 if let Some(answer) = self.wait(&call).await?.and_then(|wait| wait.answer) {
                     self.translator.result(&call, as_text(&answer));
+                }
+            }
+            Want::Result(step) => {
+                if let Ok(step) = step.parse()
+                    && let Some(result) = self.store.step_result(self.scope, step).await?
+                {
+                    event["payload"]["result"] = result;
                 }
             }
             Want::Reply => {

@@ -38,6 +38,11 @@ pub(super) fn run_error(code: &str, message: &str) -> Value {
     event("RUN_ERROR", json!({ "code": code, "message": message }))
 }
 
+/// A change of the state, by RFC 6902.
+pub(super) fn state_delta(delta: &Value) -> Value {
+    event("STATE_DELTA", json!({ "delta": delta }))
+}
+
 /// A message without what is null in it.
 pub(super) fn message(message: &Value) -> Value {
     let fields = message.as_object().into_iter().flatten();

@@ -1,9 +1,11 @@
 //! Conversations by a name that somebody else gave them, and runs in them by theirs: what is known of both in one look.
 //! Such ids are derived from the names, so that the same request finds what it began before, in whichever process.
 
+use serde_json::Value;
+
 use crate::{
     error::StoreError,
-    id::{MessageId, PlanId, SessionId, WaitId},
+    id::{MessageId, PlanId, SessionId, StepId, WaitId},
     scope::UserScope,
     store::Store,
 };
@@ -87,6 +89,21 @@ impl Store {
         .bind(plan)
         .fetch_optional(&self.pool)
         .await?)
+    }
+
+    /// What a step has come to; none: nothing yet.
+    pub async fn step_result(
+        &self,
+        scope: UserScope,
+        step: StepId,
+    ) -> Result<Option<Value>, StoreError> {
+        let result: Option<Option<Value>> =
+            sqlx::query_scalar("select result from steps where user_id = $1 and id = $2")
+                .bind(scope.user())
+                .bind(step)
+                .fetch_optional(&self.pool)
+                .await?;
+        Ok(result.flatten())
     }
 
     /// Whether nothing of a plan can move by itself, and nothing has happened to it since `seq`.
