@@ -9,6 +9,7 @@
 //!                                                                    feed: hub -> pump -> sse
 //! ```
 
+mod agui;
 pub mod auth;
 mod claims;
 mod extract;

@@ -17,8 +17,8 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{
     App, auth,
     my::{
-        agents, approval_batch, approvals, events, graph, messages, new_plan, orchestrator, plans,
-        policy, sessions, snapshot, steps, tickets, tool_calls, tools,
+        agents, agui, approval_batch, approvals, events, graph, messages, new_plan, orchestrator,
+        plans, policy, sessions, snapshot, steps, tickets, tool_calls, tools,
     },
     observe, openapi, ops,
     problem::{Code, Problem},
@@ -26,7 +26,7 @@ use crate::{
 
 /// Largest body.
 const BODY_BYTES: usize = 1024 * 1024;
-/// Largest body of a plan: two thousand steps with a page of text each.
+/// Largest body of a plan, two thousand steps with a page of text each, and of a run that brings its whole conversation along.
 const PLAN_BYTES: usize = 8 * 1024 * 1024;
 
 /// What a person may ask, each for themselves.
@@ -77,6 +77,7 @@ fn my() -> OpenApiRouter<App> {
         .merge(
             OpenApiRouter::new()
                 .routes(routes!(new_plan::create, plans::list))
+                .routes(routes!(agui::run))
                 .layer(DefaultBodyLimit::max(PLAN_BYTES)),
         )
 }

@@ -1,5 +1,6 @@
 //! The HTTP face, over real sockets and a real Postgres. No worker runs: a test that needs one plays it, step by step.
 
+mod agui;
 mod auth;
 mod bad_input;
 mod browser;

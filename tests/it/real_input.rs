@@ -1,6 +1,8 @@
 //! The whole way, from a message over HTTP to its answer, on input as the world sends it: a vendor that streams over a real
 //! socket, well or badly; a second process; a database and a Redis that break off.
 
+mod agui;
+mod agui_tools;
 mod binding;
 mod breakdowns;
 mod consent;

@@ -1,5 +1,7 @@
 //! The harness of the stories in `it/`: private servers, stand-ins, checks.
 
+/// A front end that speaks AG-UI.
+pub mod agui;
 /// The chaos harness.
 pub mod chaos;
 /// Private servers and databases.

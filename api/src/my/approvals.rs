@@ -308,7 +308,7 @@ pub(crate) async fn confirm(
 }
 
 /// Decides one question.
-pub(super) async fn settle(
+pub(crate) async fn settle(
     app: &App,
     caller: Caller,
     id: WaitId,
@@ -370,7 +370,7 @@ fn gone() -> Problem {
 }
 
 /// What an answer means, and how it is kept.
-async fn decision(
+pub(crate) async fn decision(
     app: &App,
     caller: Caller,
     asked: &store::Approval,

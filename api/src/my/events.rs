@@ -1,13 +1,16 @@
 //! The feed: everything that happens, in order, as a stream that can be taken up again at any point.
 
+use std::convert::Infallible;
+
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use chrono::Utc;
 use engine::{id::SessionId, store::FeedBounds};
+use futures::Stream;
 use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::IntoParams;
@@ -143,8 +146,26 @@ async fn stream(
     filter: Filter,
 ) -> Result<Response, Problem> {
     let format = format_of(headers);
-    let listener = app.hub.join(caller.scope, Purpose::Stream);
-    let listener = listener.map_err(|full| too_many(full, app))?;
+    let listener = join(app, caller)?;
+    let chunks = follow(app, caller, listener, after, filter, format).await?;
+    Ok(response(format, Body::from_stream(chunks)))
+}
+
+/// Joins the listeners of the person's feed.
+pub(crate) fn join(app: &App, caller: Caller) -> Result<Listener, Problem> {
+    let joined = app.hub.join(caller.scope, Purpose::Stream);
+    joined.map_err(|full| too_many(full, app))
+}
+
+/// The chunks of a stream that begins after a seq; none: with what happens from now on.
+pub(crate) async fn follow(
+    app: &App,
+    caller: Caller,
+    listener: Listener,
+    after: Option<Cursor>,
+    filter: Filter,
+    format: Format,
+) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, Problem> {
     let begin = begin(app, caller, &listener, after, filter.session).await?;
     let left = (caller.expires_at - Utc::now())
         .to_std()
@@ -160,6 +181,11 @@ async fn stream(
         expires: Instant::now() + left,
         stop: app.stop.clone(),
     };
+    Ok(sse::chunks(app.store.clone(), listener, order))
+}
+
+/// A stream as it is answered.
+pub(crate) fn response(format: Format, body: Body) -> Response {
     let headers = [
         (
             header::CONTENT_TYPE,
@@ -174,11 +200,7 @@ async fn stream(
         ),
         (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
     ];
-    Ok((
-        headers,
-        Body::from_stream(sse::chunks(app.store.clone(), listener, order)),
-    )
-        .into_response())
+    (headers, body).into_response()
 }
 
 fn too_many(full: Full, app: &App) -> Problem {
@@ -235,7 +257,7 @@ fn forgotten(oldest: i64, session: Option<SessionId>) -> Problem {
 
 /// Where a stream begins.
 #[derive(Debug, Clone, Copy)]
-struct Cursor {
+pub(crate) struct Cursor {
     seq: i64,
     origin: Origin,
 }
@@ -245,6 +267,16 @@ struct Cursor {
 enum Origin {
     Header,
     Query,
+}
+
+impl Cursor {
+    /// After an event that is there.
+    pub(crate) fn known(seq: i64) -> Self {
+        Self {
+            seq,
+            origin: Origin::Query,
+        }
+    }
 }
 
 impl Origin {

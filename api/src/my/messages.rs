@@ -57,10 +57,10 @@ pub(crate) struct MessageInput {
     /// The text.
     #[garde(custom(says_something), length(chars, max = 32_768))]
     #[schema(min_length = 1, max_length = 32768)]
-    content: String,
+    pub(crate) content: String,
     /// Name or id of the agent that shall answer; without one the orchestrator plans.
     #[garde(skip)]
-    target_agent: Option<String>,
+    pub(crate) target_agent: Option<String>,
 }
 
 /// A message that was taken in.
@@ -184,7 +184,7 @@ pub(crate) async fn say(
 ) -> Result<Response, Problem> {
     let wait = wait_of(&headers).map(|wait| std::cmp::min(wait, app.config.wait_limit));
     let target = match &input.target_agent {
-        Some(agent) => Some(agent_named(&app, caller, agent).await?),
+        Some(agent) => Some(agent_named(&app, caller, agent, "target_agent").await?),
         None => None,
     };
     // Joined before the message is there, so that its end cannot be missed.
@@ -252,7 +252,13 @@ pub(crate) async fn say(
         .into_response())
 }
 
-async fn agent_named(app: &App, caller: Caller, agent: &String) -> Result<AgentId, Problem> {
+/// The agent of a name or id that stood in a `field` of the body.
+pub(crate) async fn agent_named(
+    app: &App,
+    caller: Caller,
+    agent: &String,
+    field: &str,
+) -> Result<AgentId, Problem> {
     let found = app
         .store
         .resolve_agents(caller.scope, std::slice::from_ref(agent))
@@ -260,7 +266,7 @@ async fn agent_named(app: &App, caller: Caller, agent: &String) -> Result<AgentI
     found.into_iter().next().flatten().ok_or_else(|| {
         Problem::new(
             Code::AgentNotFound,
-            "you have no agent of the name or id that target_agent gives",
+            format!("you have no agent of the name or id that {field} gives"),
         )
     })
 }

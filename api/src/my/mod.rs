@@ -2,6 +2,7 @@
 
 pub(crate) mod agent_config;
 pub(crate) mod agents;
+pub(crate) mod agui;
 pub(crate) mod approval_batch;
 pub(crate) mod approvals;
 pub(crate) mod events;

@@ -103,6 +103,16 @@ pub(crate) async fn result(
     Path(id): Path<WaitId>,
     Json(came): Json<CallResult>,
 ) -> Result<Json<ToolCall>, Problem> {
+    hand_in(&app, caller, id, came).await.map(Json)
+}
+
+/// Takes what a call brought.
+pub(crate) async fn hand_in(
+    app: &App,
+    caller: Caller,
+    id: WaitId,
+    came: CallResult,
+) -> Result<ToolCall, Problem> {
     let stored = came.stored()?;
     app.store
         .tool_call(caller.scope, id)
@@ -115,7 +125,7 @@ pub(crate) async fn result(
     let now = app.store.tool_call(caller.scope, id).await?;
     let now = now.ok_or_else(Problem::not_found)?;
     if taken || now.answer.as_ref() == Some(&stored) {
-        return Ok(Json(now.into()));
+        return Ok(now.into());
     }
     match now.decision {
         None | Some(Decision::TimedOut) => Err(Problem::new(

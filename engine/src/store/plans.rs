@@ -102,6 +102,17 @@ impl Store {
         scope: UserScope,
         message: &NewMessage,
     ) -> Result<Accepted, StoreError> {
+        self.accept_message_as(scope, MessageId::new(), message)
+            .await
+    }
+
+    /// The same under an id of the caller's. A second message of that id is a conflict with `messages_pkey`, and changes nothing.
+    pub async fn accept_message_as(
+        &self,
+        scope: UserScope,
+        id: MessageId,
+        message: &NewMessage,
+    ) -> Result<Accepted, StoreError> {
         let (mode, kind) = match message.target {
             Some(_) => (PlanMode::Direct, StepKind::Agent),
             None => (PlanMode::Orchestrated, StepKind::Planning),
@@ -121,7 +132,7 @@ impl Store {
         };
         let draft = Draft {
             session: Some(message.session),
-            message: Some(MessageId::new()),
+            message: Some(id),
             mode,
             goal: &message.content,
             class: Class::Interactive,

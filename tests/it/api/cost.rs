@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use codelab_tests::agui::input;
 use futures::future::join;
 use reqwest::Method;
 use serde_json::json;
@@ -202,4 +203,24 @@ async fn a_waiting_message_costs_its_acceptance_its_answer_and_the_feed() {
     // The agent's name, the message, its answer; and one read of the feed for each hint that came: the acceptance and the
     // finish, shared by all who listen, and perhaps a poll.
     assert!((4..=6).contains(&cost), "{cost}");
+}
+
+#[tokio::test]
+async fn an_agui_run_costs_a_look_its_acceptance_and_the_feed() {
+    let (api, statements, _counting) = counted().await;
+    api.agent("ada", "coder").await;
+    let session = api.session("ada").await;
+    let run = |run: &str| {
+        let body = input(&session, run, "hello", Some("coder"));
+        api.request("ada", Method::POST, "/my/agui/").json(&body)
+    };
+    // Until its headers are there: session and message, the agent's name, the acceptance, where the feed is; and the first read
+    // of the feed may have begun.
+    for (what, name, expected) in [("a run", "a", 4..=6), ("the same again", "a", 3..=6)] {
+        let before = statements.count();
+        let response = run(name).send().await.expect("an answer");
+        let cost = statements.count() - before;
+        drop(response);
+        assert!(expected.contains(&cost), "{what}: {cost}");
+    }
 }
