@@ -16,7 +16,7 @@ use crate::person::{Person, text};
 pub fn input(thread: &str, run: &str, content: &str, agent: Option<&str>) -> Value {
     json!({
         "threadId": thread, "runId": run, "state": {}, "tools": [], "context": [],
-        "forwardedProps": agent.map_or(json!({}), |agent| json!({ "agent": agent })),
+        "forwardedProps": agent.map_or_else(|| json!({}), |agent| json!({ "agent": agent })),
         "messages": [{ "id": "said", "role": "user", "content": content }],
     })
 }

@@ -17,16 +17,19 @@ use crate::{
 /// Below it, names that clients give become ids.
 const NAMES: Uuid = Uuid::from_u128(0x8f0c_6a35_51f1_4c47_9d3e_0a60_7d3b_a961);
 
+/// Characters of a thread's or a run's name.
+const NAME_LIMIT: usize = 256;
+
 /// A run of an AG-UI client (`RunAgentInput` of AG-UI 1.0). What the protocol may have besides is passed over.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", expecting = "an object")]
 pub(crate) struct RunInput {
     /// The conversation: the id of one of yours, or any other name, under which one is begun.
-    #[garde(rename("threadId"), length(chars, min = 1, max = 256))]
+    #[garde(skip)]
     #[schema(min_length = 1, max_length = 256, example = "thread-1")]
     thread_id: String,
     /// The run. The same name in the same conversation is the same run: it is shown again and never carried out twice.
-    #[garde(rename("runId"), length(chars, min = 1, max = 256))]
+    #[garde(skip)]
     #[schema(min_length = 1, max_length = 256, example = "run-1")]
     run_id: String,
     /// The conversation as you have it. What the last user message says is what is wanted.
@@ -105,7 +108,11 @@ pub(crate) struct Ids {
 impl RunInput {
     /// Everything that can be wrong without a look at what is there.
     pub(crate) fn check(&self) -> Result<(), Problem> {
-        let mut errors: Vec<FieldError> = Vec::new();
+        let names = [("/threadId", &self.thread_id), ("/runId", &self.run_id)];
+        let mut errors: Vec<FieldError> = names
+            .into_iter()
+            .filter_map(|(at, name)| bad_name(at, name))
+            .collect();
         let mut want_text = |value: Option<&Value>, at: String| {
             if value.and_then(Value::as_str).is_none() {
                 errors.push(FieldError::body(
@@ -220,13 +227,30 @@ impl RunInput {
         Run {
             tools: tools.map(str::to_owned).collect(),
             thread: self.thread_id,
-            run: self.run_id,
+            name: self.run_id,
             messages: self.messages.into_iter().map(Value::Object).collect(),
             answers: answers
                 .iter()
                 .map(|given| given.answer.interrupt_id.clone())
                 .collect(),
         }
+    }
+}
+
+/// The wire's names of these fields are not ours, which is why no derived check can name them.
+fn bad_name(at: &str, name: &str) -> Option<FieldError> {
+    match name.chars().count() {
+        0 => Some(FieldError::body(
+            at,
+            "too_short",
+            "a name has at least one character",
+        )),
+        1..=NAME_LIMIT => None,
+        _ => Some(FieldError::body(
+            at,
+            "too_long",
+            format!("a name has at most {NAME_LIMIT} characters"),
+        )),
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) struct Step {
 pub(super) struct Steps {
     /// Whether the plan is one agent's answer: then that step speaks for the run itself.
     pub(super) direct: bool,
-    steps: Vec<Step>,
+    all: Vec<Step>,
     places: HashMap<String, usize>,
 }
 
@@ -62,21 +62,21 @@ impl Steps {
     }
 
     pub(super) fn get(&self, id: &str) -> Option<&Step> {
-        self.places.get(id).map(|place| &self.steps[*place])
+        self.places.get(id).map(|place| &self.all[*place])
     }
 
     pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Step> {
         let place = self.places.get(id)?;
-        Some(&mut self.steps[*place])
+        Some(&mut self.all[*place])
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Step> {
-        self.steps.iter()
+        self.all.iter()
     }
 
     /// Whether one of them runs, or will without anybody's doing.
     pub(super) fn move_by_themselves(&self) -> bool {
-        self.steps.iter().any(|step| match step.state.as_str() {
+        self.all.iter().any(|step| match step.state.as_str() {
             "running" => true,
             "ready" => step.attempt > 0,
             "suspended" => step.ticks,
@@ -86,7 +86,7 @@ impl Steps {
 
     /// As they stand in the state.
     pub(super) fn shown(&self) -> Vec<Value> {
-        self.steps.iter().map(Step::shown).collect()
+        self.all.iter().map(Step::shown).collect()
     }
 
     /// A step comes to be known.
@@ -106,19 +106,18 @@ impl Steps {
             spans: 0,
         };
         let added = json!([{ "op": "add", "path": "/plan/steps/-", "value": step.shown() }]);
-        self.places
-            .insert(step.outline.id.clone(), self.steps.len());
-        self.steps.push(step);
+        self.places.insert(step.outline.id.clone(), self.all.len());
+        self.all.push(step);
         state_delta(&added)
     }
 
     /// A step changes its state.
     pub(super) fn set(&mut self, id: &str, state: &str) -> Option<Value> {
         let place = *self.places.get(id)?;
-        if self.steps[place].state == state {
+        if self.all[place].state == state {
             return None;
         }
-        state.clone_into(&mut self.steps[place].state);
+        state.clone_into(&mut self.all[place].state);
         let path = format!("/plan/steps/{place}/state");
         Some(state_delta(
             &json!([{ "op": "replace", "path": path, "value": state }]),
@@ -167,22 +166,18 @@ impl Steps {
         };
         step.open = false;
         let (ended, key) = (step.has_ended(), step.outline.key.clone());
-        let subagent = self.subagent(id).map(|id| match trouble {
-            Some((code, why)) => event(
-                "SUBAGENT_ERROR",
-                json!({ "subagentRunId": id, "code": code, "message": why }),
-            ),
-            None => {
+        let subagent = self.subagent(id).map(|id| {
+            let Some((code, why)) = trouble else {
                 let outcome = if ended {
                     json!({ "type": "success" })
                 } else {
                     json!({ "type": "suspended", "interruptIds": asked })
                 };
-                event(
-                    "SUBAGENT_FINISHED",
-                    json!({ "subagentRunId": id, "outcome": outcome }),
-                )
-            }
+                let fields = json!({ "subagentRunId": id, "outcome": outcome });
+                return event("SUBAGENT_FINISHED", fields);
+            };
+            let fields = json!({ "subagentRunId": id, "code": code, "message": why });
+            event("SUBAGENT_ERROR", fields)
         });
         let finished = event("STEP_FINISHED", json!({ "stepName": key }));
         subagent.into_iter().chain([finished]).collect()
@@ -190,7 +185,7 @@ impl Steps {
 
     /// What is open, the newest first.
     pub(super) fn spans(&self) -> Vec<String> {
-        let open = self.steps.iter().rev().filter(|step| step.open);
+        let open = self.all.iter().rev().filter(|step| step.open);
         open.map(|step| step.outline.id.clone()).collect()
     }
 

@@ -169,8 +169,8 @@ impl Teller {
                 self.translator
                     .learn(steps.into_iter().map(outline).collect(), event);
             }
-            Want::Asked(wait) => {
-                let asked = self.wait(&wait).await?;
+            Want::Asked(id) => {
+                let asked = self.wait(&id).await?;
                 if let (Some(Value::Object(asked)), Value::Object(payload)) =
                     (asked.map(|asked| asked.payload), &mut event["payload"])
                 {

@@ -95,14 +95,12 @@ impl Texts {
         let rest = current
             .filter(|saying| saying.open && saying.place == place)
             .and_then(|saying| whole.strip_prefix(saying.text.as_str()));
-        match rest.map(str::to_owned) {
-            Some(rest) => self.add(who.step, &rest).into_iter().collect(),
-            None => {
-                let mut out = self.retract(who.step);
-                out.extend(self.append(who, place, whole));
-                out
-            }
+        if let Some(rest) = rest.map(str::to_owned) {
+            return self.add(who.step, &rest).into_iter().collect();
         }
+        let mut out = self.retract(who.step);
+        out.extend(self.append(who, place, whole));
+        out
     }
 
     /// The final text of a step's last turn.

@@ -21,7 +21,7 @@ use super::{
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Run {
     pub(crate) thread: String,
-    pub(crate) run: String,
+    pub(crate) name: String,
     /// The conversation as the client has it.
     pub(crate) messages: Vec<Value>,
     /// Tools that the client says it has.
@@ -228,7 +228,7 @@ impl Translator {
 
     fn begin(&mut self) {
         self.phase = Phase::Speaking;
-        self.emit(words::run_started(&self.run.thread, &self.run.run));
+        self.emit(words::run_started(&self.run.thread, &self.run.name));
         self.emit(event(
             "STATE_SNAPSHOT",
             json!({ "snapshot": self.snapshot() }),
@@ -300,7 +300,7 @@ impl Translator {
                 self.emit(custom(kind, payload));
             }
             "task_completed" | "task_failed" | "task_cancelled" | "task_skipped" => {
-                self.end(kind, step, payload)
+                self.end(kind, step, payload);
             }
             "plan_completed" => self.complete(payload),
             other => self.emit(custom(other, payload)),
@@ -437,7 +437,7 @@ impl Translator {
                 }
                 Some(content) => self.tell_result(&call, &content),
                 None if ends => {
-                    self.tell_result(&call, &json!({ "outcome": "unknown" }).to_string())
+                    self.tell_result(&call, &json!({ "outcome": "unknown" }).to_string());
                 }
                 None => {}
             }
@@ -503,7 +503,7 @@ impl Translator {
         self.close_all();
         let result = json!({ "planId": self.plan, "state": state, "answer": self.answer });
         let result = words::message(&result);
-        let Run { thread, run, .. } = &self.run;
+        let Run { thread, name, .. } = &self.run;
         let last = match state.as_str() {
             "failed" => {
                 let (code, why) = self.trouble.clone().unwrap_or_default();
@@ -522,9 +522,9 @@ impl Translator {
                 )
             }
             "cancelled" => {
-                words::run_finished(thread, run, &json!({ "type": "cancelled" }), &result)
+                words::run_finished(thread, name, &json!({ "type": "cancelled" }), &result)
             }
-            _ => words::run_finished(thread, run, &json!({ "type": "success" }), &result),
+            _ => words::run_finished(thread, name, &json!({ "type": "success" }), &result),
         };
         self.emit(last);
         self.phase = Phase::Over;
@@ -568,7 +568,7 @@ impl Translator {
         let result = json!({ "planId": self.plan, "state": self.state });
         self.emit(words::run_finished(
             &self.run.thread,
-            &self.run.run,
+            &self.run.name,
             &outcome,
             &result,
         ));

@@ -162,10 +162,9 @@ async fn agui_a_stop_of_the_service_ends_the_stream_and_not_the_run() {
 /// `(pointer, code)` of each wrong field.
 type Fields = &'static [(&'static str, &'static str)];
 
-#[tokio::test]
-async fn agui_each_wrong_input_gets_its_problem_before_any_stream() {
-    let api = Api::start().await;
-    api.agent("ada", "coder").await;
+/// Inputs that are wrong in themselves, and what they get.
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn wrong() -> Vec<(&'static str, Value, Fields)> {
     let good = input("thread", "run", "hello", Some("coder"));
     let with = |path: &str, value: Value| {
         let mut body = good.clone();
@@ -183,7 +182,7 @@ async fn agui_each_wrong_input_gets_its_problem_before_any_stream() {
         body
     };
     let one = json!({"interruptId": "x", "status": "resolved"});
-    let table: Vec<(&str, Value, Fields)> = vec![
+    vec![
         (
             "no thread",
             without("threadId"),
@@ -198,7 +197,7 @@ async fn agui_each_wrong_input_gets_its_problem_before_any_stream() {
         (
             "empty names",
             json!({"threadId": "", "runId": "", "messages": []}),
-            &[("/runId", "too_short"), ("/threadId", "too_short")],
+            &[("/threadId", "too_short"), ("/runId", "too_short")],
         ),
         (
             "a long name",
@@ -283,11 +282,17 @@ async fn agui_each_wrong_input_gets_its_problem_before_any_stream() {
         ),
         (
             "many answers",
-            resume(vec![one.clone(); 101].into()),
+            resume(vec![one; 101].into()),
             &[("/resume", "too_long")],
         ),
-    ];
-    for (what, body, fields) in table {
+    ]
+}
+
+#[tokio::test]
+async fn agui_each_wrong_input_gets_its_problem_before_any_stream() {
+    let api = Api::start().await;
+    api.agent("ada", "coder").await;
+    for (what, body, fields) in wrong() {
         let refused = api.post("ada", "/my/agui/", body).await;
         assert_eq!(
             (refused.status, refused.problem()),

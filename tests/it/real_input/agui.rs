@@ -49,8 +49,8 @@ async fn agui_a_direct_run_from_its_beginning_to_its_end() {
             "STEP_STARTED",
             "TEXT_MESSAGE_START",
             "TEXT_MESSAGE_CONTENT",
-            "STATE_DELTA",
             "TEXT_MESSAGE_END",
+            "STATE_DELTA",
             "STEP_FINISHED",
             "STATE_DELTA",
             "RUN_FINISHED"

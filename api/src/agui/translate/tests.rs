@@ -10,7 +10,8 @@ fn begun() -> Translator {
 }
 
 /// A stored event of a step (none: of the plan).
-fn stored(kind: &str, step: &str, payload: Value) -> Value {
+fn stored(kind: &str, step: &str, payload: impl Into<Value>) -> Value {
+    let payload = payload.into();
     json!({"event_type": kind, "payload": payload, "seq": 1, "plan_id": PLAN, "step_id": step, "timestamp": "2026-01-01T00:00:00Z"})
 }
 
