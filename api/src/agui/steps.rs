@@ -38,6 +38,8 @@ pub(super) struct Step {
     pub(super) state: String,
     /// How often it has asked outside: each time its model has a further turn.
     pub(super) asked: u64,
+    /// The place in the journal of the turn heard last, and which one of the turns that it is.
+    pub(super) heard: Option<(u64, u64)>,
     pub(super) attempt: u64,
     /// A timer runs, which needs nobody.
     pub(super) ticks: bool,
@@ -100,6 +102,7 @@ impl Steps {
             outline,
             state: first.to_owned(),
             asked: 0,
+            heard: None,
             attempt: 0,
             ticks: false,
             open: false,
@@ -201,6 +204,20 @@ impl Steps {
 }
 
 impl Step {
+    /// Which turn it is whose place in the journal is this: 0, 1, 2 ... as far as it has been heard of. Calls have places
+    /// there, too, and who reads the run later hears of those turns only after which something was asked.
+    pub(super) fn turn(&mut self, place: u64) -> u64 {
+        let turn = match self.heard {
+            None => self.asked,
+            Some((before, turn)) if place == before => turn,
+            Some((before, turn)) if place > before => std::cmp::max(self.asked, turn + 1),
+            // Too late: whatever it is, it is older than what was heard.
+            Some((_, turn)) => return turn.saturating_sub(1),
+        };
+        self.heard = Some((place, turn));
+        turn
+    }
+
     fn has_ended(&self) -> bool {
         matches!(
             self.state.as_str(),

@@ -325,9 +325,9 @@ impl Translator {
 
     /// A piece of text, or all of a turn's text so far.
     fn speak(&mut self, step: &str, payload: &Value) {
-        let asked = self.steps.get(step).map_or(0, |step| step.asked);
+        let at = number(payload, "turn");
         let place = Place {
-            turn: std::cmp::max(number(payload, "turn"), asked),
+            turn: self.steps.get_mut(step).map_or(0, |step| step.turn(at)),
             attempt: number(payload, "attempt"),
         };
         self.open(step);
