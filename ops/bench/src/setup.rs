@@ -211,10 +211,14 @@ fn private(extra: Extra) -> anyhow::Result<Private> {
         settings.push(("track_functions".to_owned(), "all".to_owned()));
     }
     let mut counting = settings.clone();
-    counting.push((
-        "shared_preload_libraries".to_owned(),
-        "pg_stat_statements".to_owned(),
-    ));
+    counting.extend(
+        [
+            ("shared_preload_libraries", "pg_stat_statements"),
+            // Each connection of the product installs its functions when it opens.
+            ("pg_stat_statements.track_utility", "off"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
     let start = |settings| {
         Postgres::start(PostgresOptions {
             max_connections: 100,

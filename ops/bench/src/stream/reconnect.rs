@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use super::{
     add,
     crowd::{Crowd, Opening},
-    feed::since,
     processes,
-    side::{Side, Size, TEXT},
+    side::{Side, Size, TEXT, since},
     speaker::Speech,
 };
 use crate::{

@@ -1,6 +1,7 @@
 //! One of the two that are compared: servers, those who listen to them, and who speaks.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,6 +47,8 @@ pub(super) struct Side {
     /// Of the servers, before anybody listened.
     rss_before: u64,
     connect: Duration,
+    /// Statements while the streams were opened, if they are counted.
+    pub(super) opening: Option<i64>,
     said: Vec<Said>,
     /// Events that only warmed up, and the bytes that each delivery of them took.
     warm: usize,
@@ -68,6 +71,9 @@ pub(super) struct Lateness {
     pub(super) p50: Duration,
     pub(super) p99: Duration,
     pub(super) longest: Duration,
+    /// Medians of the streams that had an event first and last.
+    first_p50: Duration,
+    last_p50: Duration,
     pub(super) lost: u64,
     /// Seqs that were not the next one.
     pub(super) disordered: u64,
@@ -90,7 +96,10 @@ impl Side {
             text,
         };
         let targets = targets(&servers, size, &Aim::Feeds(tokens));
-        Self::with(servers, size, voice, targets).await
+        let before = bench.statements().await;
+        let mut side = Self::with(servers, size, voice, targets).await?;
+        side.opening = since(before, bench.statements().await);
+        Ok(side)
     }
 
     /// The bare servers, with frames of this size.
@@ -119,6 +128,7 @@ impl Side {
         let crowd = Crowd::join(&targets, Opening::CALM).await?;
         Ok(Self {
             connect: began.elapsed(),
+            opening: None,
             servers,
             targets,
             crowd,
@@ -194,9 +204,11 @@ impl Side {
         let after = self.cost()?.rss_kib;
         let streams = u64::try_from(self.size.users * self.size.streams)?;
         let per_stream = after.saturating_sub(self.rss_before) * 10 / streams;
+        let deliveries = u32::try_from(self.events() * self.size.streams)?;
         let share = |cpu: Duration| hundredths(cpu.as_secs_f64() / self.spent.time.as_secs_f64());
         Ok(json!({
             "cpu_s_per_s": share(self.spent.servers),
+            "cpu_us_per_delivery": hundredths(self.spent.servers.as_secs_f64() * 1e6 / f64::from(deliveries)),
             "clients_cpu_s_per_s": share(self.spent.clients),
             "rss_before_mib": self.rss_before / 1024,
             "rss_after_mib": after / 1024,
@@ -207,35 +219,36 @@ impl Side {
 
     /// Over all windows that are judged.
     pub(super) fn lateness(&self) -> Lateness {
-        let mut stamps: Vec<Vec<Instant>> = vec![Vec::new(); self.size.users];
-        let mut warm = vec![0; self.size.users];
-        let mut said = self.said.clone();
-        for one in &said[..self.warm] {
-            warm[one.user] = std::cmp::max(warm[one.user], one.seq);
+        let mut stamps = vec![BTreeMap::new(); self.size.users];
+        for (number, said) in self.said.iter().enumerate() {
+            let judged = number >= self.warm;
+            stamps[said.user].insert(said.seq, Stamp::new(said.at, judged));
         }
-        said.sort_unstable_by_key(|one| one.seq);
-        for one in &said {
-            stamps[one.user].push(one.at);
-        }
-        let mut late = Vec::new();
         let mut lateness = Lateness::default();
+        let mut late = Vec::new();
+        let mut delivered = 0;
         for log in &self.crowd.logs {
-            let stamps = &stamps[log.user];
             let mut next = 1;
             for (seq, at) in log.events() {
                 lateness.disordered += u64::from(seq != next);
                 next = seq + 1;
-                let index = usize::try_from(seq - 1).unwrap_or(usize::MAX);
-                if let Some(stamp) = stamps.get(index) {
-                    lateness.deliveries += 1;
-                    if seq > warm[log.user] {
-                        late.push(at.saturating_duration_since(*stamp));
-                    }
-                }
+                let Some(stamp) = stamps[log.user].get_mut(&seq) else {
+                    continue;
+                };
+                delivered += 1;
+                late.extend(stamp.came(at));
             }
         }
         let expected = self.said.len() * self.size.streams;
-        lateness.lost = u64::try_from(expected.abs_diff(lateness.deliveries)).unwrap_or(u64::MAX);
+        lateness.lost = u64::try_from(expected.abs_diff(delivered)).unwrap_or(u64::MAX);
+        let judged = || {
+            stamps
+                .iter()
+                .flat_map(BTreeMap::values)
+                .filter(|stamp| stamp.judged)
+        };
+        lateness.first_p50 = median(judged().filter_map(|stamp| stamp.first));
+        lateness.last_p50 = median(judged().filter_map(|stamp| stamp.last));
         (lateness.p50, lateness.p99) = percentiles(&mut late, 99);
         lateness.longest = late.last().copied().unwrap_or_default();
         lateness.deliveries = late.len();
@@ -257,11 +270,46 @@ impl Lateness {
             "p50_ms": millis(self.p50),
             "p99_ms": millis(self.p99),
             "max_ms": millis(self.longest),
+            "first_stream_p50_ms": millis(self.first_p50),
+            "last_stream_p50_ms": millis(self.last_p50),
             "deliveries": self.deliveries,
             "lost": self.lost,
             "disordered": self.disordered,
         })
     }
+}
+
+/// What became of one event.
+#[derive(Debug, Clone, Copy)]
+struct Stamp {
+    at: Instant,
+    judged: bool,
+    /// How late it was where it came first, and last.
+    first: Option<Duration>,
+    last: Option<Duration>,
+}
+
+impl Stamp {
+    fn new(at: Instant, judged: bool) -> Self {
+        Self {
+            at,
+            judged,
+            first: None,
+            last: None,
+        }
+    }
+
+    /// It came to a stream: how late, if that is judged.
+    fn came(&mut self, at: Instant) -> Option<Duration> {
+        let late = at.saturating_duration_since(self.at);
+        self.first = Some(self.first.map_or(late, |first| std::cmp::min(first, late)));
+        self.last = std::cmp::max(self.last, Some(late));
+        self.judged.then_some(late)
+    }
+}
+
+fn median(samples: impl Iterator<Item = Duration>) -> Duration {
+    percentiles(&mut samples.collect::<Vec<_>>(), 50).0
 }
 
 /// What streams are of.
@@ -329,4 +377,9 @@ fn cost(servers: &[ChildServer]) -> anyhow::Result<Cost> {
 
 pub(super) fn hundredths(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
+}
+
+/// Statements between two looks, without the first look itself.
+pub(super) fn since(before: Option<i64>, after: Option<i64>) -> Option<i64> {
+    Some(after? - before? - 1)
 }

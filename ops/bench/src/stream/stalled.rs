@@ -12,9 +12,8 @@ use super::{
     add,
     client::Stream,
     crowd::Crowd,
-    feed::since,
     processes,
-    side::{Side, Size},
+    side::{Side, Size, since},
     speaker::Speech,
 };
 use crate::{setup::Bench, workloads::millis};
