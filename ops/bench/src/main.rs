@@ -85,7 +85,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let extra = setup::Extra {
         functions: args.profile,
-        statements: wanted.iter().any(|name| counts_statements(name)),
+        statements: wanted.iter().any(|name| reads_streams(name)),
     };
     let bench = setup::Bench::start(args.database_url.as_deref(), extra).await?;
     for name in wanted {
@@ -97,7 +97,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn counts_statements(name: &str) -> bool {
+fn reads_streams(name: &str) -> bool {
     stream::cells(name).is_some() || ["reconnect", "stalled"].contains(&name)
 }
 
@@ -108,11 +108,13 @@ async fn measure(
     seconds: u64,
     places: usize,
 ) -> anyhow::Result<()> {
+    if reads_streams(name) {
+        stream::open_many_files()?;
+    }
     if let Some(cells) = recovery::cells(name) {
         return recovery::run(bench, cells, seconds, places).await;
     }
     if let Some(cells) = stream::cells(name) {
-        stream::open_many_files()?;
         return stream::run(bench, cells, seconds).await;
     }
     let line = match name {
@@ -123,7 +125,7 @@ async fn measure(
         "direct" => direct::direct(bench, seconds).await?,
         "storm" => storm::storm(bench).await?,
         "full-agent" => workloads::full_agent(bench).await?,
-        "reconnect" => stream::reconnect(bench, seconds).await?,
+        "reconnect" => return stream::reconnect(bench, seconds).await,
         "stalled" => stream::stalled(bench, seconds).await?,
         "notify" => return notify::run(bench, seconds, places).await,
         other => anyhow::bail!("there is no workload {other:?}"),

@@ -86,7 +86,7 @@ async fn one(bench: &Bench, cell: Cell, length: Duration) -> anyhow::Result<(Val
     // Ends with the cell.
     let redis = match cell.processes {
         1 => None,
-        _ => Some(tokio::task::spawn_blocking(|| Redis::start(0)).await??),
+        _ => Some(processes::start_redis().await?),
     };
     let redis_url = redis.as_ref().map(Redis::url);
     let mut servers = Vec::new();

@@ -16,11 +16,15 @@ use axum::{
 use clap::Args;
 use engine::{
     Store,
-    event::hints::{Hints, Reach},
+    event::{
+        hints::{Hints, Reach},
+        relay::Relay,
+    },
     store::{self, PoolLimits},
 };
 use futures::stream;
 use secrecy::SecretString;
+use servers::Redis;
 use tokio::{net::TcpListener, sync::broadcast};
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +63,11 @@ pub(crate) struct BareArgs {
     topics: usize,
 }
 
+/// A Redis for a cell.
+pub(super) async fn start_redis() -> anyhow::Result<Redis> {
+    Ok(tokio::task::spawn_blocking(|| Redis::start(0)).await??)
+}
+
 /// Starts an API process.
 pub(super) async fn start_api(
     database_url: &str,
@@ -82,7 +91,8 @@ pub(super) async fn start_bare(topics: usize) -> anyhow::Result<ChildServer> {
 pub(crate) async fn serve_api(args: ApiArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_ansi(false)
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        // A slow statement is no surprise on a full machine, and the one that installs the transitions is long.
+        .with_env_filter("warn,sqlx::query=error")
         .with_writer(std::io::stderr)
         .init();
     let stop = CancellationToken::new();
@@ -92,6 +102,7 @@ pub(crate) async fn serve_api(args: ApiArgs) -> anyhow::Result<()> {
         ..PoolLimits::default()
     };
     let redis = args.redis_url.map(redis::Client::open).transpose()?;
+    let relay = redis.clone().map(Relay::new).transpose()?;
     let reach = Reach {
         postgres: store::pool(&args.database_url, PoolLimits { max: 3, ..limits })?,
         redis,
@@ -100,6 +111,7 @@ pub(crate) async fn serve_api(args: ApiArgs) -> anyhow::Result<()> {
     let store = Store::new(store::pool(&args.database_url, limits)?, hints, LEASE);
     let mut config = ApiConfig::new(auth::AuthConfig::hs256(secret()));
     config.max_streams_per_user = args.max_streams;
+    config.relay = relay;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     announce(&listener)?;
     api::serve(listener, store, config, stop)

@@ -27,8 +27,19 @@ const PER_S: u32 = 10;
 /// Longest wait until all are level.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) async fn reconnect(bench: &Bench, seconds: u64) -> anyhow::Result<Value> {
-    let server = processes::start_api(&bench.url, None, 2 * (CUT + STAY)).await?;
+/// A line without Redis and one with it.
+pub(crate) async fn reconnect(bench: &Bench, seconds: u64) -> anyhow::Result<()> {
+    println!("{}", Box::pin(once(bench, seconds, None)).await?);
+    let redis = processes::start_redis().await?;
+    println!(
+        "{}",
+        Box::pin(once(bench, seconds, Some(redis.url()))).await?
+    );
+    Ok(())
+}
+
+async fn once(bench: &Bench, seconds: u64, redis: Option<String>) -> anyhow::Result<Value> {
+    let server = processes::start_api(&bench.url, redis.as_deref(), 2 * (CUT + STAY)).await?;
     let size = Size {
         users: 1,
         streams: STAY,
@@ -69,7 +80,7 @@ pub(crate) async fn reconnect(bench: &Bench, seconds: u64) -> anyhow::Result<Val
     let cpu = stay.cost()?.cpu - before.1;
 
     let mut line = json!({
-        "workload": "reconnect", "streams": CUT, "stay": STAY, "behind": BEHIND, "events_per_s": PER_S,
+        "workload": "reconnect", "redis": redis.is_some(), "streams": CUT, "stay": STAY, "behind": BEHIND, "events_per_s": PER_S,
         "opened_ms": millis(opened), "level_ms": millis(level), "statements": statements, "bytes_read": bytes,
         "cpu_s": cpu.as_secs_f64(), "quiet_p99_ms": millis(quiet),
     });
