@@ -32,6 +32,13 @@ pub(crate) struct Cost {
     pub(crate) rss_kib: u64,
 }
 
+impl Cost {
+    /// Processor time since an earlier look.
+    pub(crate) fn cpu_since(self, before: Self) -> Duration {
+        self.cpu.saturating_sub(before.cpu)
+    }
+}
+
 impl ChildServer {
     /// Starts this program in another role, and waits until it says where it listens.
     pub(crate) async fn start(role: &str, arguments: &[String]) -> anyhow::Result<Self> {

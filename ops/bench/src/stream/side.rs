@@ -97,9 +97,9 @@ impl Side {
         };
         let targets = targets(&servers, size, &Aim::Feeds(tokens));
         let before = bench.statements().await;
-        let mut side = Self::with(servers, size, voice, targets).await?;
-        side.opening = since(before, bench.statements().await);
-        Ok(side)
+        let mut ours = Self::with(servers, size, voice, targets).await?;
+        ours.opening = since(before, bench.statements().await);
+        Ok(ours)
     }
 
     /// The bare servers, with frames of this size.
@@ -167,8 +167,8 @@ impl Side {
         self.crowd.wait_for(expected, PATIENCE).await;
         self.crowd.check()?;
         self.spent.time += before.0.elapsed();
-        self.spent.servers += cost(&self.servers)?.cpu - before.1.cpu;
-        self.spent.clients += own_cost()?.cpu - before.2.cpu;
+        self.spent.servers += cost(&self.servers)?.cpu_since(before.1);
+        self.spent.clients += own_cost()?.cpu_since(before.2);
         Ok(())
     }
 

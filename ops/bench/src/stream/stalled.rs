@@ -47,26 +47,27 @@ pub(crate) async fn stalled(bench: &Bench, seconds: u64) -> anyhow::Result<Value
         users: 1,
         streams: READERS,
     };
-    let mut side = Side::ours(bench, size, TEXT, vec![server]).await?;
+    let mut readers = Side::ours(bench, size, TEXT, vec![server]).await?;
     let mut late = Crowd::default();
-    let stalled = stall(&side, &late).await?;
-    side.warm_up(Speech {
-        events: 20,
-        per_s: 20,
-    })
-    .await?;
+    let stalled = stall(&readers, &late).await?;
+    readers
+        .warm_up(Speech {
+            events: 20,
+            per_s: 20,
+        })
+        .await?;
     let events = BYTES / TEXT as u64;
     let speech = Speech {
         events,
         per_s: u32::try_from(std::cmp::max(1, events / std::cmp::max(1, seconds)))?,
     };
     let before = bench.statements().await;
-    let memory = write(&mut side, speech).await?;
+    let memory = write(&mut readers, speech).await?;
     let statements = since(before, bench.statements().await);
 
-    let bill = side.bill()?;
-    let lateness = side.lateness();
-    let level = read_on(&mut late, stalled, side.newest()).await?;
+    let bill = readers.bill()?;
+    let lateness = readers.lateness();
+    let level = read_on(&mut late, stalled, readers.newest()).await?;
     let mut line = json!({
         "workload": "stalled", "stalled": STALLED, "readers": READERS, "events": events, "bytes": events * TEXT as u64,
         "events_per_s": speech.per_s, "statements": statements,
@@ -75,7 +76,7 @@ pub(crate) async fn stalled(bench: &Bench, seconds: u64) -> anyhow::Result<Value
     });
     add(&mut line, json!({ "reader": lateness.json() }));
     drop(late);
-    side.stop().await?;
+    readers.stop().await?;
     Ok(line)
 }
 
