@@ -40,9 +40,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
     time::{Sleep, sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 use tracing::{debug, warn};
 
@@ -97,10 +98,8 @@ pub(crate) async fn serve<S>(
     S::Future: Send,
 {
     let places = Arc::new(Semaphore::new(max_connections));
-    let connections = TaskTracker::new();
-    // Whoever gives this call up gives up its connections.
-    let cut = CancellationToken::new();
-    let _guard = cut.clone().drop_guard();
+    // Whoever gives this call up gives up its connections with it.
+    let mut connections = JoinSet::new();
     while let Some(socket) = stop.run_until_cancelled(accept(&listener)).await {
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             // What does not fit into an empty socket buffer is not waited for.
@@ -115,12 +114,11 @@ pub(crate) async fn serve<S>(
             stop: stop.child_token(),
             _place: place,
         };
-        let running = connection.run(service.clone());
-        connections.spawn(cut.child_token().run_until_cancelled_owned(running));
+        connections.spawn(connection.run(service.clone()));
+        while connections.try_join_next().is_some() {}
     }
     drop(listener);
-    connections.close();
-    connections.wait().await;
+    while connections.join_next().await.is_some() {}
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
@@ -190,7 +188,12 @@ impl Connection {
                 .max_header_list_size(HEAD_BYTES.into())
                 .keep_alive_interval(H2_PING)
                 .keep_alive_timeout(self.patience.head);
-            until_stopped(server.serve_connection(io, service), &self.stop).await
+            // Apart: an HTTP/1 connection, of which there are thousands, need not be as large as one of these.
+            Box::pin(until_stopped(
+                server.serve_connection(io, service),
+                &self.stop,
+            ))
+            .await
         } else {
             let mut server = http1::Builder::new();
             server

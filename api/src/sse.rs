@@ -192,7 +192,8 @@ impl Reader {
             } else if Instant::now() >= self.order.expires {
                 self.end("token_expired");
             } else if self.behind {
-                self.catch_up().await;
+                // Apart: what reading takes is not held by thousands of streams that only listen.
+                Box::pin(self.catch_up()).await;
             } else {
                 self.listen().await;
             }

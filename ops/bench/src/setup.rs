@@ -17,6 +17,9 @@ use servers::{Postgres, PostgresOptions};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
+/// How long a claim lasts without a renewal, as in the product.
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+
 /// What workloads run on.
 pub(crate) struct Bench {
     pub(crate) url: String,
@@ -30,16 +33,22 @@ pub(crate) struct Bench {
 type Cluster = (Postgres, tempfile::TempDir);
 
 impl Bench {
-    pub(crate) async fn start(url: Option<&str>, profile: bool) -> anyhow::Result<Self> {
+    pub(crate) async fn start(url: Option<&str>, extra: Extra) -> anyhow::Result<Self> {
         let (url, cluster) = match url {
             Some(url) => (url.to_owned(), None),
-            None => tokio::task::spawn_blocking(move || private(profile)).await??,
+            None => tokio::task::spawn_blocking(move || private(extra)).await??,
         };
         store::migrate(&url).await?;
         let raw = PgPoolOptions::new()
             .max_connections(20)
             .connect(&url)
             .await?;
+        if extra.statements {
+            // Where the extension is not there, nothing is counted.
+            let _ = sqlx::query("create extension if not exists pg_stat_statements")
+                .execute(&raw)
+                .await;
+        }
         Ok(Self {
             url,
             raw,
@@ -61,6 +70,38 @@ impl Bench {
         Ok(serde_json::json!(rows))
     }
 
+    /// Statements that have run in the bench's database so far; none: they are not counted.
+    pub(crate) async fn statements(&self) -> Option<i64> {
+        sqlx::query_scalar(
+            "select sum(calls)::bigint from pg_stat_statements s join pg_database d on d.oid = s.dbid
+             where d.datname = current_database()",
+        )
+        .fetch_one(&self.raw)
+        .await
+        .ok()
+    }
+
+    /// A database of its own on the private server, with the schema.
+    pub(crate) async fn database(&self, name: &'static str) -> anyhow::Result<String> {
+        let url = self
+            .with_server(move |server| {
+                server.create_database(name, None)?;
+                Ok(server.url(name))
+            })
+            .await?;
+        store::migrate(&url).await?;
+        Ok(url)
+    }
+
+    /// Removes a database.
+    pub(crate) async fn drop_database(&self, name: &'static str) -> anyhow::Result<()> {
+        let drop = format!("drop database {name} with (force)");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(drop))
+            .execute(&self.raw)
+            .await?;
+        Ok(())
+    }
+
     /// Does something with the private server, away from the runtime: starts and stops wait for a process.
     pub(crate) async fn with_server<T: Send + 'static>(
         &self,
@@ -78,7 +119,7 @@ impl Bench {
 
     /// A store whose hints reach other processes, as in production.
     pub(crate) fn store(&self) -> anyhow::Result<Store> {
-        store_over(&self.url, 8, Duration::from_secs(30), &self.stop)
+        store_over(&self.url, 8, LEASE, &self.stop)
     }
 
     /// The stores of an API and a worker in one process, with pools apart and the hints in common, as `codelab up` has them.
@@ -92,11 +133,10 @@ impl Bench {
             redis: None,
         };
         let hints = Hints::start(reach, &self.stop);
-        let lease = Duration::from_secs(30);
-        let api = Store::new(store::pool(&self.url, limits)?, hints.clone(), lease);
+        let api = Store::new(store::pool(&self.url, limits)?, hints.clone(), LEASE);
         Ok((
             api,
-            Store::new(store::pool(&self.url, limits)?, hints, lease),
+            Store::new(store::pool(&self.url, limits)?, hints, LEASE),
         ))
     }
 
@@ -153,22 +193,46 @@ pub(crate) fn store_over(
     ))
 }
 
+/// What the private server counts on top, which costs a few percent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extra {
+    /// Time by transition, for `--profile`.
+    pub(crate) functions: bool,
+    /// Statements.
+    pub(crate) statements: bool,
+}
+
 type Private = (String, Option<Cluster>);
 
-fn private(profile: bool) -> anyhow::Result<Private> {
+fn private(extra: Extra) -> anyhow::Result<Private> {
     let folder = tempfile::tempdir()?;
-    // Time by transition, for `--profile`; costs a few percent.
-    let settings = if profile {
-        vec![("track_functions".to_owned(), "all".to_owned())]
+    let mut settings = Vec::new();
+    if extra.functions {
+        settings.push(("track_functions".to_owned(), "all".to_owned()));
+    }
+    let mut counting = settings.clone();
+    counting.extend(
+        [
+            ("shared_preload_libraries", "pg_stat_statements"),
+            // Each connection of the product installs its functions when it opens.
+            ("pg_stat_statements.track_utility", "off"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    let start = |settings| {
+        Postgres::start(PostgresOptions {
+            max_connections: 100,
+            settings,
+            ..PostgresOptions::new(folder.path().join("data"))
+        })
+    };
+    let postgres = if extra.statements {
+        // An installation without the extension does not start with it.
+        start(counting).or_else(|_| start(settings))
     } else {
-        Vec::new()
+        start(settings)
     };
-    let options = PostgresOptions {
-        max_connections: 100,
-        settings,
-        ..PostgresOptions::new(folder.path().join("data"))
-    };
-    let postgres = Postgres::start(options).context("failed to start a private Postgres")?;
+    let postgres = postgres.context("failed to start a private Postgres")?;
     postgres.create_database("bench", None)?;
     Ok((postgres.url("bench"), Some((postgres, folder))))
 }

@@ -131,9 +131,18 @@ async fn run_plan(
 
 /// 1 -> 8 -> 1, fifty plans at once over fifty users with ten agents each; leases, fence, places and events on.
 pub(crate) async fn diamonds(bench: &Bench, seconds: u64, places: usize) -> anyhow::Result<Value> {
-    let store = bench.store()?;
-    let people = bench.people(&store, 50, 10, 10).await?;
-    let worker = Worker::start(&store, places);
+    diamonds_over(bench, &bench.store()?, seconds, places).await
+}
+
+/// The same over any store on the bench's server.
+pub(crate) async fn diamonds_over(
+    bench: &Bench,
+    store: &Store,
+    seconds: u64,
+    places: usize,
+) -> anyhow::Result<Value> {
+    let people = bench.people(store, 50, 10, 10).await?;
+    let worker = Worker::start(store, places);
     let room = Arc::new(Semaphore::new(50));
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let before = wal(bench).await?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{Read, Write},
+    io::Write,
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::LEASE;
-use crate::setup::store_over;
+use crate::{child::stop_at_end_of_input, setup::store_over};
 
 /// Connections of a worker, as `codelab worker` has them.
 const CONNECTIONS: u32 = 16;
@@ -79,14 +79,6 @@ pub(crate) async fn work(args: WorkerArgs) -> anyhow::Result<()> {
     .await;
     duties.await?;
     Ok(())
-}
-
-fn stop_at_end_of_input(stop: CancellationToken) {
-    std::thread::spawn(move || {
-        // An error is an end as well.
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        stop.cancel();
-    });
 }
 
 async fn one(receipts: Arc<File>, step: ClaimedStep) {
