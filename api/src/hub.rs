@@ -8,7 +8,7 @@
 //! own; whoever is slower reads from Postgres.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -19,6 +19,7 @@ use std::{
 use engine::{
     Store, UserScope,
     event::{
+        Event,
         hints::{Delta, Hint},
         relay::Relay,
     },
@@ -34,11 +35,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::{ApiConfig, line::Line, pump::Pump, texts::Texts};
+use crate::{
+    ApiConfig,
+    line::{EventLine, Line},
+    pump::Pump,
+    texts::Texts,
+};
 
 /// Lines that a slow listener may be behind before it has to read from Postgres.
 const LINES: usize = 256;
 
+/// Newest events that are held for one person: a thousand clients that come back at once need not read each for itself.
+const RECENT_BYTES: usize = 256 * 1024;
 /// How long a channel is kept for somebody who lost the last stream on it.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -52,6 +60,7 @@ struct Inner {
     relay: Option<Relay>,
     max_streams_per_user: usize,
     max_streams: usize,
+    stop: CancellationToken,
     listened: Mutex<Listened>,
 }
 
@@ -80,6 +89,8 @@ pub(crate) struct Channel {
     start: OnceLock<i64>,
     /// Seq of the newest event handed out, or about to be.
     position: AtomicI64,
+    /// The newest events handed out, for those who come back.
+    recent: Mutex<Recent>,
     /// The feed may have grown.
     grown: AtomicBool,
     /// Something changed here.
@@ -87,8 +98,15 @@ pub(crate) struct Channel {
     texts: Mutex<Texts>,
     /// Whether a stream has been opened: whoever only waits for a plan's end does not hear what is said.
     heard: AtomicBool,
-    /// Nobody listens any more.
+    /// Nobody listens any more, or nobody will.
     pub(crate) gone: CancellationToken,
+}
+
+/// Events as they went out, without a gap.
+#[derive(Debug, Default)]
+struct Recent {
+    lines: VecDeque<Arc<EventLine>>,
+    bytes: usize,
 }
 
 /// What somebody listens for.
@@ -130,6 +148,7 @@ impl Hub {
             relay: config.relay.clone(),
             max_streams_per_user: config.max_streams_per_user,
             max_streams: config.max_streams,
+            stop: stop.clone(),
             listened: Mutex::default(),
         };
         let hub = Self(Arc::new(inner));
@@ -188,11 +207,12 @@ impl Hub {
             lines: broadcast::Sender::new(LINES),
             start: OnceLock::new(),
             position: AtomicI64::new(0),
+            recent: Mutex::default(),
             grown: AtomicBool::new(false),
             wake: Notify::new(),
             texts: Mutex::default(),
             heard: AtomicBool::new(false),
-            gone: CancellationToken::new(),
+            gone: self.0.stop.child_token(),
         });
         let pump = Pump::new(self.0.store.clone(), self.0.relay.clone(), &channel);
         tokio::spawn(pump.run());
@@ -312,9 +332,20 @@ impl Channel {
         self.position.load(Ordering::Acquire)
     }
 
-    /// Written by the pump, before the event goes to the listeners.
-    pub(crate) fn advance(&self, seq: i64) {
-        self.position.store(seq, Ordering::Release);
+    /// By the pump only: an event goes to the listeners.
+    pub(crate) fn hand_out(&self, event: &Event) {
+        let line = Arc::new(EventLine::new(event));
+        if self.is_heard() {
+            self.recent().push(&line);
+        }
+        // In this order: whoever holds a line and then asks for the position finds it at that line or after it.
+        self.position.store(event.seq, Ordering::Release);
+        // Without a listener it is nobody's loss: the channel is about to close.
+        let _ = self.lines.send(Line::Event(line));
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There may be new events.
@@ -346,9 +377,11 @@ impl Channel {
 }
 
 impl Listener {
-    /// Whether the channel hands out events already.
-    pub(crate) fn is_live(&self) -> bool {
-        self.channel.started()
+    /// Whether everything after `seq` that the channel has handed out is held here; `None`: it hands out nothing yet.
+    pub(crate) fn holds(&self, seq: i64) -> Option<bool> {
+        self.channel.start.get()?;
+        let position = self.channel.position();
+        Some(seq == position || seq < position && self.channel.recent().holds(seq))
     }
 
     /// Seq of the newest event that was handed out to the listeners.
@@ -356,20 +389,48 @@ impl Listener {
         self.channel.position()
     }
 
+    /// All events after `seq` that were handed out, if they are still held here.
+    pub(crate) fn recent(&self, seq: i64) -> Option<Vec<Arc<EventLine>>> {
+        self.channel.recent().after(seq)
+    }
+
     /// What the running steps are saying.
     pub(crate) fn texts(&self) -> MutexGuard<'_, Texts> {
         self.channel.texts()
     }
 
-    /// Has the channel hand out everything after `seq`, if it does not hand out yet. True: every event after `seq`, as
-    /// far as it came to be after this listener joined, comes to it.
-    pub(crate) fn start_after(&self, seq: i64) -> bool {
+    /// Has the channel hand out everything after the newest event there is, if it does not hand out yet. True: every event after
+    /// that one, as far as it came to be after this listener joined, comes to it.
+    pub(crate) fn start_after(&self, newest: i64) -> bool {
         let start = *self.channel.start.get_or_init(|| {
-            self.channel.advance(seq);
-            seq
+            self.channel.position.store(newest, Ordering::Release);
+            newest
         });
         self.channel.look();
-        self.joined_live || start <= seq
+        self.joined_live || start <= newest
+    }
+}
+
+impl Recent {
+    fn push(&mut self, line: &Arc<EventLine>) {
+        self.bytes += line.frame.len();
+        self.lines.push_back(Arc::clone(line));
+        while self.bytes > RECENT_BYTES
+            && let Some(oldest) = self.lines.pop_front()
+        {
+            self.bytes -= oldest.frame.len();
+        }
+    }
+
+    fn holds(&self, seq: i64) -> bool {
+        self.lines.front().is_some_and(|first| first.seq <= seq + 1)
+    }
+
+    fn after(&self, seq: i64) -> Option<Vec<Arc<EventLine>>> {
+        let first = self.lines.front()?.seq;
+        let passed = usize::try_from(seq + 1 - first).ok()?;
+        // Seqs have no gaps, and all of them were handed out one after another.
+        Some(self.lines.iter().skip(passed).cloned().collect())
     }
 }
 

@@ -97,6 +97,11 @@ impl Frame {
         }
     }
 
+    /// Its length.
+    pub(crate) fn len(&self) -> usize {
+        self.sse.len()
+    }
+
     pub(crate) fn bytes(&self, format: Format) -> Bytes {
         match format {
             Format::Sse => self.sse.clone(),
@@ -131,12 +136,6 @@ impl EventLine {
             closed: closed.and_then(|state| serde_json::from_value(state).ok()),
             frame: Frame::new(Some(event.seq), &event.event_type, &data),
         }
-    }
-}
-
-impl Line {
-    pub(crate) fn event(event: &Event) -> Self {
-        Self::Event(Arc::new(EventLine::new(event)))
     }
 }
 

@@ -105,10 +105,7 @@ impl Pump {
                 .await?;
             for event in &events {
                 self.heed(event).await?;
-                // In this order: whoever holds a line and then asks for the position finds it at that line or after it.
-                self.channel.advance(event.seq);
-                // Without a listener it is nobody's loss: the channel is about to close.
-                let _ = self.channel.lines.send(Line::event(event));
+                self.channel.hand_out(event);
                 self.cursor = event.into();
             }
             if let Some(relay) = &self.relay

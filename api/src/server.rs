@@ -188,12 +188,7 @@ impl Connection {
                 .max_header_list_size(HEAD_BYTES.into())
                 .keep_alive_interval(H2_PING)
                 .keep_alive_timeout(self.patience.head);
-            // Apart: an HTTP/1 connection, of which there are thousands, need not be as large as one of these.
-            Box::pin(until_stopped(
-                server.serve_connection(io, service),
-                &self.stop,
-            ))
-            .await
+            until_stopped(Box::pin(server.serve_connection(io, service)), &self.stop).await
         } else {
             let mut server = http1::Builder::new();
             server
@@ -202,7 +197,7 @@ impl Connection {
                 .max_headers(HEADERS)
                 .max_header_size(HEAD_BYTES.into())
                 .max_buf_size(HEAD_BYTES.into());
-            until_stopped(server.serve_connection(io, service), &self.stop).await
+            until_stopped(Box::pin(server.serve_connection(io, service)), &self.stop).await
         };
         if let Err(error) = served {
             debug!(%error, "a connection ended early");
@@ -210,12 +205,12 @@ impl Connection {
     }
 }
 
-/// Serves a connection; after `stop` it begins no request more.
+/// Serves a connection; after `stop` it begins no request more. In a box: a task that holds a connection itself holds room for
+/// either kind, and twice.
 async fn until_stopped<C: GracefulConnection>(
-    connection: C,
+    mut connection: Pin<Box<C>>,
     stop: &CancellationToken,
 ) -> Result<(), C::Error> {
-    let mut connection = std::pin::pin!(connection);
     tokio::select! {
         biased;
         served = connection.as_mut() => return served,

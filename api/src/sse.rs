@@ -187,7 +187,8 @@ impl Reader {
             if self.ended {
                 return None;
             }
-            if self.order.stop.is_cancelled() {
+            // Asked for here only where nothing else waits for it: the answer costs a lock, for each line of each stream.
+            if self.behind && self.order.stop.is_cancelled() {
                 self.end("draining");
             } else if Instant::now() >= self.order.expires {
                 self.end("token_expired");
@@ -310,6 +311,13 @@ impl Reader {
         if handed_out <= self.position.seq {
             return self.level(handed_out);
         }
+        if let Some(lines) = self.listener.recent(self.position.seq) {
+            for line in lines {
+                self.position = line.seq.into();
+                self.show(&line);
+            }
+            return self.level(handed_out);
+        }
         let stop = self.order.stop.clone();
         let page = tokio::select! {
             biased;
@@ -330,7 +338,7 @@ impl Reader {
             self.position = event.into();
             self.show(&EventLine::new(event));
         }
-        if events.len() < usize::from(PAGE) {
+        if events.len() < usize::from(PAGE) || self.position.seq >= handed_out {
             self.level(handed_out);
         }
     }
@@ -471,15 +479,18 @@ mod tests {
 
     fn event(seq: i64) -> Line {
         let (event_type, payload, timestamp) = ("task_started".to_owned(), json!({}), Utc::now());
-        Line::event(&Event {
-            event_type,
-            payload,
-            timestamp,
-            seq,
-            session_id: None,
-            plan_id: None,
-            step_id: None,
-        })
+        Line::Event(
+            EventLine::new(&Event {
+                event_type,
+                payload,
+                timestamp,
+                seq,
+                session_id: None,
+                plan_id: None,
+                step_id: None,
+            })
+            .into(),
+        )
     }
 
     fn delta(after: i64) -> Line {

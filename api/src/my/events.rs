@@ -226,11 +226,10 @@ async fn begin(
     after: Option<Cursor>,
     session: Option<SessionId>,
 ) -> Result<Begin, Problem> {
-    if let Some(Cursor { seq, .. }) = after
-        && listener.is_live()
-        && seq == listener.position()
-    {
-        return Ok(Begin::now(seq));
+    match (after, listener.holds(after.map_or(0, |after| after.seq))) {
+        (None, Some(_)) => return Ok(Begin::now(listener.position())),
+        (Some(Cursor { seq, .. }), Some(true)) => return Ok(Begin { seq, history: true }),
+        _ => {}
     }
     let FeedBounds { oldest, newest } = app.store.feed_bounds(caller.scope).await?;
     listener.start_after(newest);

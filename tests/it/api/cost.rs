@@ -121,6 +121,16 @@ async fn a_request_costs_so_many_statements() {
             2,
         ),
         (
+            "GET snapshot: one moment of session, cursor, messages, plans and their steps, questions, calls, texts",
+            get(&format!("/my/chat/{session}/snapshot/")),
+            11,
+        ),
+        (
+            "POST stream-tickets",
+            post("/my/stream-tickets/", json!({})),
+            1,
+        ),
+        (
             "POST cancel",
             api.request("ada", Method::POST, &format!("/my/plans/{plan}/cancel/")),
             1,
@@ -169,6 +179,39 @@ async fn a_hundred_streams_of_one_person_read_an_event_once() {
     let cost = statements.count() - before;
     // The message, its read for all hundred streams, and perhaps a poll that fell into this moment.
     assert!((2..=6).contains(&cost), "{cost}");
+}
+
+#[tokio::test]
+async fn a_hundred_streams_that_come_back_read_nothing() {
+    let (api, statements, _counting) = counted().await;
+    let session = api.session("ada").await;
+    let open = |after: i64| {
+        let path = format!("/my/events/?after={after}");
+        Feed::open(api.request("ada", Method::GET, &path))
+    };
+    let mut first = open(0).await;
+    first.raw().await;
+    let path = format!("/my/chat/{session}/message/");
+    for n in 0..5 {
+        let said = json!({"content": format!("number {n}")});
+        api.post("ada", &path, said).await.ok();
+    }
+    let scope = api.scope("ada").await;
+    let last = api.store.last_seq(scope).await.expect("a seq");
+    let all = first.until(last).await;
+    drop(first);
+    let before = statements.count();
+    for after in 0..100 {
+        let after = after % last;
+        let seen = open(after).await.until(last).await;
+        assert_eq!(
+            seen.as_slice(),
+            &all[usize::try_from(after).expect("few")..]
+        );
+    }
+    let cost = statements.count() - before;
+    // A poll may fall into this moment, and there is one each second.
+    assert!(cost <= 10, "{cost}");
 }
 
 #[tokio::test]

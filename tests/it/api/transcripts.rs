@@ -116,8 +116,12 @@ impl Stage {
         self.bases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stops and replaces the processes, flushes and kills Redis, until all is written.
-    async fn trouble(self: Arc<Self>, mut processes: Vec<Process>, mut redis: Redis) {
+    /// Stops and replaces the processes, flushes and kills Redis, until all is written; what is there then.
+    async fn trouble(
+        self: Arc<Self>,
+        mut processes: Vec<Process>,
+        mut redis: Redis,
+    ) -> (Vec<Process>, Redis) {
         let mut rng = Rng::with_seed(7);
         while !self.written.load(Ordering::Acquire) {
             sleep(Duration::from_millis(rng.u64(50..250))).await;
@@ -145,10 +149,7 @@ impl Stage {
                 _ => drop(tell_redis(&redis, "FLUSHALL").await),
             }
         }
-        for process in processes {
-            process.stop.cancel();
-            let _ = process.server.await;
-        }
+        (processes, redis)
     }
 
     /// One client, until it has everything: what it has put together.
@@ -301,7 +302,11 @@ async fn play(ways: Ways) {
         })
     }));
     let ((), transcripts) = tokio::join!(writing, reading);
-    trouble.await.expect("no panic");
+    let (processes, _redis) = trouble.await.expect("no panic");
+    for process in processes {
+        process.stop.cancel();
+        let _ = process.server.await;
+    }
     for (scope, session, transcript) in transcripts {
         let stored = events(&store, scope, session).await;
         assert!(stored.len() > 200, "{}", stored.len());
