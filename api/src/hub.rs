@@ -439,3 +439,91 @@ impl Drop for Listener {
         self.hub.leave(self.channel.scope.user(), self.purpose);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+    use engine::{
+        StoreError,
+        event::hints::Hints,
+        store::{self, PoolLimits},
+    };
+    use serde_json::json;
+
+    use super::*;
+    use crate::auth::{AuthConfig, SecretString, anybody};
+
+    fn event(seq: i64) -> Event {
+        Event {
+            event_type: "task_started".to_owned(),
+            payload: json!({}),
+            timestamp: Utc::now(),
+            seq,
+            session_id: None,
+            plan_id: None,
+            step_id: None,
+        }
+    }
+
+    /// Somebody who listens, over a store that is never asked.
+    fn listener(stop: &CancellationToken) -> Result<Listener, StoreError> {
+        let pool = store::pool("postgres://nobody@localhost/nothing", PoolLimits::default())?;
+        let store = Store::new(pool, Hints::local(), Duration::from_secs(30));
+        let config = ApiConfig {
+            poll: Duration::from_hours(1),
+            ..ApiConfig::new(AuthConfig::hs256(SecretString::from("x".repeat(32))))
+        };
+        let Ok(listener) = Hub::start(store, &config, stop).join(anybody(), Purpose::Stream) else {
+            unreachable!("the first stream")
+        };
+        Ok(listener)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_holds_a_line_finds_the_position_at_it() -> Result<(), StoreError> {
+        let stop = CancellationToken::new();
+        let mut listener = listener(&stop)?;
+        let channel = Arc::clone(&listener.channel);
+        let last = 20_000;
+        let handing_out = tokio::task::spawn_blocking(move || {
+            (1..=last).for_each(|seq| channel.hand_out(&event(seq)));
+        });
+        loop {
+            let Ok(Line::Event(line)) = listener.lines.recv().await else {
+                continue;
+            };
+            assert!(listener.position() >= line.seq, "{}", line.seq);
+            if line.seq == last {
+                break;
+            }
+        }
+        assert!(handing_out.await.is_ok());
+        stop.cancel();
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_channel_holds_its_newest_events_and_so_many_bytes() -> Result<(), StoreError> {
+        let stop = CancellationToken::new();
+        let listener = listener(&stop)?;
+        assert_eq!(listener.holds(0), None, "it has not begun");
+        listener.start_after(10);
+        assert_eq!(
+            [9, 10, 11].map(|seq| listener.holds(seq)),
+            [Some(false), Some(true), Some(false)]
+        );
+        for seq in 11..=5_000 {
+            listener.channel.hand_out(&event(seq));
+        }
+        let held = |seq: i64| listener.recent(seq).map(|lines| lines.len());
+        assert_eq!(held(10), None, "too long ago");
+        assert_eq!((held(4_900), held(5_000)), (Some(100), Some(0)));
+        let bytes = listener.channel.recent().bytes;
+        assert!(
+            (RECENT_BYTES / 2..=RECENT_BYTES).contains(&bytes),
+            "{bytes}"
+        );
+        stop.cancel();
+        Ok(())
+    }
+}
