@@ -97,8 +97,9 @@ async fn a_step_reads_few_rows_however_many_there_are() {
     assert_eq!(steps, 200);
     assert_eq!(scans - scans_before, 0, "a transition scanned a table");
     let a_step = (read - read_before) / steps;
-    // It was 17 to 36 when this was written; dead entries not yet vacuumed count too.
-    assert!(a_step <= 60, "{a_step} index entries read a step");
+    // It is 17 to 36 by itself; dead entries not yet vacuumed count too, and 61 were seen on a machine that had much else to do.
+    // What this is about reads thousands.
+    assert!(a_step <= 100, "{a_step} index entries read a step");
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ const RULES: &[(&str, &str)] = &[
       where p.queued and s.active_plan_id is null"),
     ("a feed has no gaps",
      "select f.user_id::text || ': ' || f.last_seq from user_feeds f where f.last_seq <> (
-        select count(*) from events e where e.user_id = f.user_id) or f.last_seq <> (
+        select case when count(*) = count(distinct e.seq) then count(*) else -1 end from events e where e.user_id = f.user_id) or f.last_seq <> (
         select coalesce(max(e.seq), 0) from events e where e.user_id = f.user_id)"),
     ("a step that ended has exactly one event that says so",
      "select s.id::text || ' ' || s.state from steps s where (s.finished_at is not null)::integer <> (
