@@ -34,8 +34,17 @@ pub fn resume(thread: &str, run: &str, answers: &[(&str, Value)]) -> Value {
 
 /// Posts a run and reads it to its end; what came has to keep the protocol's rules.
 pub async fn run(person: &Person, input: &Value) -> Seen {
-    let response = person.request(Method::POST, "agui/").json(input);
-    let response = response.send().await.expect("an answer");
+    read(person.request(Method::POST, "agui/").json(input)).await
+}
+
+/// The same of the run at hand in a conversation.
+pub async fn framed(person: &Person, session: &str) -> Seen {
+    let path = format!("chat/{session}/events/?format=agui");
+    read(person.request(Method::GET, &path)).await
+}
+
+async fn read(request: reqwest::RequestBuilder) -> Seen {
+    let response = request.send().await.expect("an answer");
     let (status, kind) = (
         response.status(),
         response.headers().get("content-type").cloned(),

@@ -79,6 +79,32 @@ pub(crate) async fn run(
     request.tell(listener, teller, cursor).await
 }
 
+/// The feed of a conversation in the words of AG-UI: the run that goes on there, else the last one, from its beginning to its end.
+/// The plan's id is the run's name.
+pub(crate) async fn of_session(
+    app: &App,
+    caller: Caller,
+    session: SessionId,
+) -> Result<Response, Problem> {
+    let listener = events::join(app, caller)?;
+    let plan = app.store.newest_plan(caller.scope, session).await?;
+    let plan = plan.ok_or_else(Problem::not_found)?;
+    let request = Request {
+        app,
+        caller,
+        session,
+    };
+    let run = Run {
+        thread: session.to_string(),
+        name: plan.to_string(),
+        ..Run::default()
+    };
+    let cursor = request.cursor(plan).await?;
+    request
+        .tell(listener, request.teller(plan, run), cursor)
+        .await
+}
+
 async fn look(app: &App, caller: Caller, ids: Ids) -> Result<Thread, StoreError> {
     let Ids {
         named,

@@ -21,6 +21,7 @@ use crate::{
     extract::{Path, Query},
     hub::{Full, Listener, Purpose},
     line::Format,
+    my::agui,
     problem::{Code, Problem, ProblemBody},
     sse::{self, Begin, Filter, Order},
 };
@@ -42,6 +43,9 @@ pub(crate) struct SessionFeedQuery {
     /// Only these types, separated by commas.
     #[param(example = "task_completed,plan_completed")]
     types: Option<String>,
+    /// `agui`: the run that goes on in this conversation, or the last one, from its beginning, as AG-UI events.
+    #[param(example = "agui")]
+    format: Option<String>,
     /// In the place of a token, where no header can be sent; see `POST /my/stream-tickets/`.
     #[serde(rename = "ticket")]
     _ticket: Option<String>,
@@ -86,6 +90,20 @@ pub(crate) async fn of_session(
     Query(query): Query<SessionFeedQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    match query.format.as_deref() {
+        None => {}
+        Some("agui") if query.after.is_none() && query.types.is_none() => {
+            return agui::of_session(&app, caller, session).await;
+        }
+        Some("agui") => {
+            let why = "a run is shown from its beginning and whole: leave out after and types";
+            return Err(Problem::query("format", "whole_only", why));
+        }
+        Some(_) => {
+            let why = "give agui, or leave it out for events as they are stored";
+            return Err(Problem::query("format", "unknown_choice", why));
+        }
+    }
     let after = cursor(&headers, query.after.as_deref())?;
     let types = list(query.types.as_deref(), "types", type_name)?;
     app.store

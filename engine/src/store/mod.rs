@@ -256,12 +256,16 @@ pub async fn migrate_down(url: &str) -> Result<(), StoreError> {
 /// What is applied and what is known: `(version, description, applied)`.
 pub async fn migration_status(url: &str) -> Result<Vec<(i64, String, bool)>, StoreError> {
     let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
-    let applied: Vec<i64> =
+    let applied =
         sqlx::query_scalar("select version from _sqlx_migrations where success order by version")
             .fetch_all(&pool)
-            .await
-            .unwrap_or_default();
+            .await;
     pool.close().await;
+    let applied: Vec<i64> = match applied {
+        // There is no such table before the first migration. A connection that broke off says nothing about the schema.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Vec::new(),
+        applied => applied?,
+    };
     Ok(MIGRATIONS
         .iter()
         .filter(|migration| migration.migration_type.is_up_migration())

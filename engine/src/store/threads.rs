@@ -71,6 +71,26 @@ impl Store {
         Ok(())
     }
 
+    /// The plan of a session that goes on, else the one that answered its newest message; none: nothing was said there, or it is
+    /// not there.
+    pub async fn newest_plan(
+        &self,
+        scope: UserScope,
+        session: SessionId,
+    ) -> Result<Option<PlanId>, StoreError> {
+        let plan: Option<Option<PlanId>> = sqlx::query_scalar(
+            "select coalesce(s.active_plan_id, (
+               select m.plan_id from messages m where m.user_id = $1 and m.session_id = s.id
+               order by m.created_at desc, m.id desc limit 1))
+             from chat_sessions s where s.user_id = $1 and s.id = $2 and s.deleted_at is null",
+        )
+        .bind(scope.user())
+        .bind(session)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(plan.flatten())
+    }
+
     /// Position of the feed just before a message's plan began; none: there is no such plan. Read from the end, because it is
     /// newer plans that are asked for.
     pub async fn plan_cursor(

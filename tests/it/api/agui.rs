@@ -409,3 +409,44 @@ async fn agui_too_many_streams_turn_nobody_away_who_was_taken_in() {
     assert!(told.contains(": still here\n\n"), "{told}");
     assert_eq!(Seen::read(&told).last()["result"]["answer"], "it is this");
 }
+
+#[tokio::test]
+async fn agui_as_a_framing_of_the_feed_shows_a_run_whole_or_says_why_not() {
+    let api = Api::start().await;
+    let session = api.session("ada").await;
+    let path = |session: &str, query: &str| format!("/my/chat/{session}/events/?{query}");
+    for query in ["format=xml", "format=agui&after=0", "format=agui&types=x"] {
+        let refused = api.get("ada", &path(&session, query)).await;
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (StatusCode::BAD_REQUEST, "bad_query"),
+            "{query}"
+        );
+    }
+    let said = json!({"content": "hello"});
+    for (user, session) in [("ada", session.as_str()), ("eve", session.as_str())] {
+        let nothing = api.get(user, &path(session, "format=agui")).await;
+        assert_eq!(
+            (nothing.status, nothing.problem()),
+            (StatusCode::NOT_FOUND, "not_found")
+        );
+    }
+    let message = format!("/my/chat/{session}/message/");
+    let plan = api.post("ada", &message, said).await.ok()["plan_id"].clone();
+    let foreign = api.get("eve", &path(&session, "format=agui")).await;
+    assert_eq!(foreign.status, StatusCode::NOT_FOUND);
+    let mut feed = api
+        .request("ada", Method::GET, &path(&session, "format=agui"))
+        .send()
+        .await
+        .expect("a stream");
+    let first = feed.chunk().await.expect("a chunk").expect("no end");
+    let first = String::from_utf8_lossy(&first).into_owned();
+    let data = first.lines().find_map(|line| line.strip_prefix("data: "));
+    let first: Value = serde_json::from_str(data.expect("an event")).expect("JSON");
+    assert_eq!(first["type"], "RUN_STARTED");
+    assert_eq!(
+        (&first["threadId"], &first["runId"]),
+        (&json!(session), &plan)
+    );
+}

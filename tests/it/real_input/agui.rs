@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use codelab_tests::{
-    agui::{Seen, input, resume, run},
+    agui::{Seen, framed, input, resume, run},
     harness::eventually,
     person::{Person, text},
 };
@@ -78,6 +78,11 @@ async fn agui_a_direct_run_from_its_beginning_to_its_end() {
     // The same run again is the same run, told from its beginning.
     let again = run(&system.ada, &input("thread", "run", "something else", None)).await;
     assert_eq!(again.gist(), seen.gist());
+    // The conversation's feed in these words is the run at hand.
+    let sessions = system.ada.get("chat/sessions/").await;
+    let feed = framed(&system.ada, &text(&sessions["items"][0], "id")).await;
+    assert_eq!(feed.last()["result"], seen.last()["result"]);
+    assert_eq!(feed.steps(), seen.steps());
     assert_eq!(
         system.ada.get("plans/").await["items"]
             .as_array()
