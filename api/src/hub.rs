@@ -377,11 +377,11 @@ impl Channel {
 }
 
 impl Listener {
-    /// Whether everything after `seq` that the channel has handed out is held here; `None`: it hands out nothing yet.
-    pub(crate) fn holds(&self, seq: i64) -> Option<bool> {
-        self.channel.start.get()?;
+    /// Whether the channel hands out events, and everything after `seq` that it has handed out is held here.
+    pub(crate) fn holds(&self, seq: i64) -> bool {
         let position = self.channel.position();
-        Some(seq == position || seq < position && self.channel.recent().holds(seq))
+        self.channel.started()
+            && (seq == position || seq < position && self.channel.recent().holds(seq))
     }
 
     /// Seq of the newest event that was handed out to the listeners.
@@ -506,11 +506,11 @@ mod tests {
     async fn a_channel_holds_its_newest_events_and_so_many_bytes() -> Result<(), StoreError> {
         let stop = CancellationToken::new();
         let listener = listener(&stop)?;
-        assert_eq!(listener.holds(0), None, "it has not begun");
+        assert!(!listener.holds(0), "it has not begun");
         listener.start_after(10);
         assert_eq!(
             [9, 10, 11].map(|seq| listener.holds(seq)),
-            [Some(false), Some(true), Some(false)]
+            [false, true, false]
         );
         for seq in 11..=5_000 {
             listener.channel.hand_out(&event(seq));

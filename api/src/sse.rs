@@ -283,14 +283,15 @@ impl Reader {
 
     /// Brings the client all that was said so far and that it does not have.
     fn fill_in(&mut self) {
-        let missing = self
-            .listener
-            .texts()
-            .missing(&self.marks, self.position.seq, Utc::now());
+        let filter = &self.order.filter;
+        let missing = self.listener.texts().missing(
+            |session| filter.shows(session, DELTA_TYPE),
+            &self.marks,
+            self.position.seq,
+            Utc::now(),
+        );
         for delta in missing {
-            if self.order.filter.shows(delta.session, DELTA_TYPE) {
-                self.say(&delta);
-            }
+            self.say(&delta);
         }
     }
 

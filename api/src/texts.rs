@@ -65,14 +65,14 @@ struct Speech {
 }
 
 impl Texts {
-    /// A piece came. Whether there is something to hand out now.
-    pub(crate) fn hear(&mut self, piece: &Delta) -> bool {
+    /// A piece came.
+    pub(crate) fn hear(&mut self, piece: &Delta) {
         if self.silenced.contains(&piece.step) {
-            return false;
+            return;
         }
         if self.bytes + piece.text.len() + ENTRY_BYTES > BYTES {
             self.silence(piece.step);
-            return false;
+            return;
         }
         let before = self.steps.get(&piece.step).map_or(0, Speech::bytes);
         let text = self
@@ -80,13 +80,12 @@ impl Texts {
             .entry(piece.step)
             .or_insert_with(|| Speech::of(piece));
         match (piece.attempt, piece.turn).cmp(&(text.attempt, text.turn)) {
-            Ordering::Less => return false,
+            Ordering::Less => return,
             Ordering::Equal => {}
             Ordering::Greater => text.next(piece),
         }
         text.take(piece);
         self.bytes = self.bytes - before + text.bytes();
-        text.waits()
     }
 
     /// What is kept of the running steps' texts, each from its beginning: the first look, or what was missed on the way.
@@ -121,15 +120,16 @@ impl Texts {
         lines
     }
 
-    /// What went out and somebody has not read, as lines for them alone.
+    /// What went out in the sessions that somebody is shown and they have not read, as lines for them alone.
     pub(crate) fn missing(
         &self,
+        shows: impl Fn(Option<SessionId>) -> bool,
         marks: &HashMap<StepId, Mark>,
         after: i64,
         now: DateTime<Utc>,
     ) -> Vec<Arc<DeltaLine>> {
         let mut lines = Vec::new();
-        for (step, text) in &self.steps {
+        for (step, text) in self.steps.iter().filter(|(_, text)| shows(text.session)) {
             let from = match marks.get(step) {
                 Some(mark) if (mark.attempt, mark.turn) == (text.attempt, text.turn) => mark.to,
                 _ => 0,
@@ -355,7 +355,7 @@ mod tests {
         fn to_one_who_has(&self, attempt: u16, turn: u32, to: usize) -> Vec<Value> {
             let mark = Mark { attempt, turn, to };
             let marks = HashMap::from([(self.step, mark)]);
-            payloads(&self.texts.missing(&marks, 0, Utc::now()))
+            payloads(&self.texts.missing(|_| true, &marks, 0, Utc::now()))
         }
     }
 

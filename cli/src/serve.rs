@@ -187,14 +187,14 @@ impl Tiers {
 
 /// Has the system allow as many open files as that many connections need, as far as it does; how many connections fit.
 fn connections_that_fit(wanted: usize) -> usize {
-    let files = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return wanted;
     };
     let needed = u64::try_from(wanted + OTHER_FILES).unwrap_or(u64::MAX);
     let allowed = std::cmp::min(std::cmp::max(soft, needed), hard);
     let raised = soft >= allowed || setrlimit(Resource::RLIMIT_NOFILE, allowed, hard).is_ok();
-    let fit = files(if raised { allowed } else { soft }).saturating_sub(OTHER_FILES);
+    let files = usize::try_from(if raised { allowed } else { soft }).unwrap_or(usize::MAX);
+    let fit = files.saturating_sub(OTHER_FILES);
     if fit < wanted {
         warn!(
             wanted,

@@ -211,6 +211,23 @@ impl Api {
         self.store.hints().feed(claim.scope.user());
     }
 
+    /// So many events of so many bytes at once, the first of this person, and a hint of them.
+    async fn flood(&self, user: &str, many: i64, bytes: i32) {
+        let user = self.scope(user).await.user();
+        sqlx::query(
+            "with grown as (update user_feeds set last_seq = $2, last_at = now() where user_id = $1)
+             insert into events (user_id, seq, type, payload, created_at)
+             select $1, n, 'task_progress', jsonb_build_object('text', repeat('x', $3)), now() from generate_series(1, $2) n",
+        )
+        .bind(user)
+        .bind(many)
+        .bind(bytes)
+        .execute(self.store.pool())
+        .await
+        .expect("events");
+        self.store.hints().feed(user);
+    }
+
     /// Seq of the last event of a session.
     async fn last_of(&self, user: &str, session: &str) -> i64 {
         let scope = self.scope(user).await;

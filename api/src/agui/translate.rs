@@ -16,6 +16,7 @@ use super::{
     text::{Place, Speaker, Texts},
     words::{self, custom, event, number, text},
 };
+use crate::line;
 
 /// Which run it is, by the client's words.
 #[derive(Debug, Clone, Default)]
@@ -299,9 +300,7 @@ impl Translator {
                 self.resolve(step, payload);
                 self.emit(custom(kind, payload));
             }
-            "task_completed" | "task_failed" | "task_cancelled" | "task_skipped" => {
-                self.end(kind, step, payload);
-            }
+            _ if ends_a_step(kind) => self.end(kind, step, payload),
             "plan_completed" => self.complete(payload),
             other => self.emit(custom(other, payload)),
         }
@@ -423,10 +422,6 @@ impl Translator {
 
     /// Tells the results that have come; at a step's end also that one has not.
     fn tell_results(&mut self, step: &str, kind: &str) {
-        let ends = matches!(
-            kind,
-            "task_completed" | "task_failed" | "task_cancelled" | "task_skipped"
-        );
         let of_step = self.calls.iter().filter(|(_, of)| of == step);
         for call in of_step.map(|(call, _)| call.clone()).collect::<Vec<_>>() {
             let asked = self.asks.iter().any(|ask| ask.id == call);
@@ -436,7 +431,7 @@ impl Translator {
                     self.results.insert(call, content);
                 }
                 Some(content) => self.tell_result(&call, &content),
-                None if ends => {
+                None if ends_a_step(kind) => {
                     self.tell_result(&call, &json!({ "outcome": "unknown" }).to_string());
                 }
                 None => {}
@@ -686,6 +681,11 @@ fn is_no_move(event: &Value) -> bool {
                 | "approval_required"
                 | "message_created"
         )
+}
+
+/// Whether a step is over, run or not.
+fn ends_a_step(kind: &str) -> bool {
+    kind == "task_skipped" || line::ends_a_step(kind)
 }
 
 fn code_of(error: &Value) -> &str {

@@ -244,10 +244,10 @@ async fn begin(
     after: Option<Cursor>,
     session: Option<SessionId>,
 ) -> Result<Begin, Problem> {
-    match (after, listener.holds(after.map_or(0, |after| after.seq))) {
-        (None, Some(_)) => return Ok(Begin::now(listener.position())),
-        (Some(Cursor { seq, .. }), Some(true)) => return Ok(Begin { seq, history: true }),
-        _ => {}
+    let seq = after.map_or_else(|| listener.position(), |after| after.seq);
+    if listener.holds(seq) {
+        let history = after.is_some();
+        return Ok(Begin { seq, history });
     }
     let FeedBounds { oldest, newest } = app.store.feed_bounds(caller.scope).await?;
     listener.start_after(newest);

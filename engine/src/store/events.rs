@@ -117,12 +117,7 @@ impl Store {
 
     /// Position of the newest event; 0: none yet.
     pub async fn last_seq(&self, scope: UserScope) -> Result<i64, StoreError> {
-        let seq: Option<i64> =
-            sqlx::query_scalar("select last_seq from user_feeds where user_id = $1")
-                .bind(scope.user())
-                .fetch_optional(&self.pool)
-                .await?;
-        Ok(seq.unwrap_or(0))
+        Ok(last_seq(&self.pool, scope).await?)
     }
 
     /// Positions of the newest events of several people at once.
@@ -192,6 +187,19 @@ impl Kept {
     }
 }
 
+/// Position of the newest event; 0: none yet.
+pub(super) async fn last_seq(
+    executor: impl PgExecutor<'_>,
+    scope: UserScope,
+) -> Result<i64, sqlx::Error> {
+    let seq: Option<i64> = sqlx::query_scalar("select last_seq from user_feeds where user_id = $1")
+        .bind(scope.user())
+        .fetch_optional(executor)
+        .await?;
+    Ok(seq.unwrap_or(0))
+}
+
+/// See [`Store::texts_so_far`].
 pub(super) async fn texts_so_far(
     executor: impl PgExecutor<'_>,
     scope: UserScope,

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use sqlx::PgExecutor;
 
 use crate::{
     error::StoreError,
@@ -87,14 +88,7 @@ impl Store {
         scope: UserScope,
         id: SessionId,
     ) -> Result<Option<Session>, StoreError> {
-        Ok(sqlx::query_as(
-            "select id, title, active_plan_id, created_at, updated_at from chat_sessions
-             where user_id = $1 and id = $2 and deleted_at is null",
-        )
-        .bind(scope.user())
-        .bind(id)
-        .fetch_optional(&self.pool)
-        .await?)
+        Ok(session(&self.pool, scope, id).await?)
     }
 
     /// Renames a conversation; none: not there.
@@ -186,4 +180,20 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?)
     }
+}
+
+/// One conversation.
+pub(super) async fn session(
+    executor: impl PgExecutor<'_>,
+    scope: UserScope,
+    id: SessionId,
+) -> Result<Option<Session>, sqlx::Error> {
+    sqlx::query_as(
+        "select id, title, active_plan_id, created_at, updated_at from chat_sessions
+         where user_id = $1 and id = $2 and deleted_at is null",
+    )
+    .bind(scope.user())
+    .bind(id)
+    .fetch_optional(executor)
+    .await
 }

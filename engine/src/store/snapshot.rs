@@ -8,7 +8,7 @@ use crate::{
     id::SessionId,
     plan::{Plan, Step},
     scope::UserScope,
-    store::{Approval, Message, Session, Store, events, plans, waits},
+    store::{Approval, Message, Session, Store, events, plans, sessions, waits},
     wait::WaitKind,
 };
 
@@ -63,20 +63,10 @@ impl Store {
         scope: UserScope,
         session: SessionId,
     ) -> Result<Option<Snapshot>, StoreError> {
-        let found: Option<Session> = sqlx::query_as(
-            "select id, title, active_plan_id, created_at, updated_at from chat_sessions
-             where user_id = $1 and id = $2 and deleted_at is null",
-        )
-        .bind(scope.user())
-        .bind(session)
-        .fetch_optional(&mut *moment)
-        .await?;
-        let Some(found) = found else { return Ok(None) };
-        let cursor: Option<i64> =
-            sqlx::query_scalar("select last_seq from user_feeds where user_id = $1")
-                .bind(scope.user())
-                .fetch_optional(&mut *moment)
-                .await?;
+        let Some(found) = sessions::session(&mut *moment, scope, session).await? else {
+            return Ok(None);
+        };
+        let cursor = events::last_seq(&mut *moment, scope).await?;
         let mut messages: Vec<Message> = sqlx::query_as(
             "select id, session_id, role, content, plan_id, agent_id, created_at from messages
              where user_id = $1 and session_id = $2 order by created_at desc, id desc limit $3",
@@ -109,7 +99,7 @@ impl Store {
         let mut texts = events::texts_so_far(&mut *moment, scope).await?;
         texts.retain(|text| text.session == Some(session));
         Ok(Some(Snapshot {
-            cursor: cursor.unwrap_or(0),
+            cursor,
             session: found,
             messages,
             plans,

@@ -10,8 +10,6 @@ use codelab_tests::{
 use futures::future::{join, join_all};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Api, answer, secret};
 
@@ -41,19 +39,15 @@ async fn plans(api: &Api) -> usize {
 async fn agui_equal_runs_at_once_at_two_processes_are_one() {
     let api = Api::start().await;
     api.agent("ada", "coder").await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let other = format!("http://{}", listener.local_addr().expect("an address"));
-    let stop = CancellationToken::new();
     let config = ApiConfig::new(AuthConfig::hs256(secret()));
-    let serving = api::serve(listener, api.database.store(), config, stop.clone());
-    let server = tokio::spawn(serving);
+    let other = Api::on(api.database.twin(), config).await;
 
     let body = input("thread", "run", "hello", Some("coder"));
     let request = |base: &str| {
         let request = api.client.post(format!("{base}/my/agui/"));
         answer(request.bearer_auth(Api::token("ada")).json(&body))
     };
-    let bases = [&api.base, &other].into_iter().cycle().take(12);
+    let bases = [&api.base, &other.base].into_iter().cycle().take(12);
     let told = join(
         join_all(bases.map(|base| request(base))),
         work(&api, 1, "it is this"),
@@ -69,8 +63,7 @@ async fn agui_equal_runs_at_once_at_two_processes_are_one() {
     assert_eq!(plans(&api).await, 1);
     // Nothing is left that would run.
     assert_eq!(api.work("again").await, 0);
-    stop.cancel();
-    server.await.expect("no panic").expect("it ends well");
+    other.drain().await;
     api.drain().await;
 }
 

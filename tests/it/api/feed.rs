@@ -148,23 +148,12 @@ async fn streams_begun_at_any_moment_see_every_event_once() {
 #[tokio::test]
 async fn a_client_that_does_not_read_holds_nothing_up_and_loses_nothing() {
     let api = Api::start_with(hints_only()).await;
-    let ada = api.scope("ada").await.user();
     let mut slow = Feed::open(from_start(&api)).await;
     let mut fast = Feed::open(from_start(&api)).await;
     slow.raw().await;
     // More than all buffers between hold: 20 MB in events of 8 KB.
     let many = 2500;
-    sqlx::query(
-        "with grown as (update user_feeds set last_seq = $2 where user_id = $1)
-         insert into events (user_id, seq, type, payload, created_at)
-         select $1, n, 'task_progress', jsonb_build_object('text', repeat('x', 8000)), now() from generate_series(1, $2) n",
-    )
-    .bind(ada)
-    .bind(many)
-    .execute(api.store.pool())
-    .await
-    .expect("events");
-    api.store.hints().feed(ada);
+    api.flood("ada", many, 8000).await;
     assert_eq!(
         ids(&fast.until(many).await),
         all(1, many),
@@ -347,27 +336,11 @@ async fn each_feed_shows_what_is_its_own() {
 #[tokio::test]
 async fn two_processes_show_the_same_feed() {
     let api = Api::start_with(polls_only()).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
-    let base = format!("http://{}", listener.local_addr().expect("an address"));
-    let stop = tokio_util::sync::CancellationToken::new();
-    let second = tokio::spawn(api::serve(
-        listener,
-        api.database.store(),
-        polls_only(),
-        stop.clone(),
-    ));
+    let second = Api::on(api.database.twin(), polls_only()).await;
     let mut here = Feed::open(from_start(&api)).await;
-    let mut there = Feed::open(
-        api.client
-            .get(format!("{base}/my/events/?after=0"))
-            .bearer_auth(Api::token("ada")),
-    )
-    .await;
+    let mut there = Feed::open(from_start(&second)).await;
     events_in_silence(&api, 5).await;
     let last = last_seq(&api).await;
     assert_eq!(here.until(last).await, there.until(last).await);
-    stop.cancel();
-    second.await.expect("no panic").expect("a good end");
+    second.drain().await;
 }

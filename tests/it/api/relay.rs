@@ -90,17 +90,7 @@ async fn every_key_ends_by_itself_and_holds_so_much() {
     let ada = api.scope("ada").await.user();
     let mut listening = Feed::open(api.request("ada", Method::GET, "/my/events/?after=0")).await;
     let many = 3000;
-    sqlx::query(
-        "with grown as (update user_feeds set last_seq = $2, last_at = now() where user_id = $1)
-         insert into events (user_id, seq, type, payload, created_at)
-         select $1, n, 'task_progress', '{}', now() from generate_series(1, $2) n",
-    )
-    .bind(ada)
-    .bind(many)
-    .execute(api.store.pool())
-    .await
-    .expect("events");
-    api.store.hints().feed(ada);
+    api.flood("ada", many, 0).await;
     listening.until(many).await;
     let key = format!("codelab:{ada}:events");
     let number = |said: String| -> i64 {

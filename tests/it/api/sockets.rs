@@ -123,7 +123,6 @@ async fn who_does_not_read_is_cut_off_and_others_do_not_notice() {
         ..Patience::default()
     }))
     .await;
-    let ada = api.scope("ada").await.user();
     let token = Api::token("ada");
     let mut deaf = connect(&api).await;
     let ask = format!(
@@ -136,17 +135,7 @@ async fn who_does_not_read_is_cut_off_and_others_do_not_notice() {
     let mut reader = Feed::open(api.request("ada", Method::GET, "/my/events/?after=0")).await;
     // More than the buffers between hold.
     let many = 2500;
-    sqlx::query(
-        "with grown as (update user_feeds set last_seq = $2, last_at = now() where user_id = $1)
-         insert into events (user_id, seq, type, payload, created_at)
-         select $1, n, 'task_progress', jsonb_build_object('text', repeat('x', 8000)), now() from generate_series(1, $2) n",
-    )
-    .bind(ada)
-    .bind(many)
-    .execute(api.store.pool())
-    .await
-    .expect("events");
-    api.store.hints().feed(ada);
+    api.flood("ada", many, 8000).await;
     assert_eq!(
         reader.until(many).await.len(),
         usize::try_from(many).expect("few")

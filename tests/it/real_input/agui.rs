@@ -26,6 +26,11 @@ async fn asked(ada: &Person, agent: &str, thread: &str) -> Seen {
     run(ada, &input(thread, "first", "begin", Some(agent))).await
 }
 
+/// How many plans there are.
+async fn plans(ada: &Person) -> Option<usize> {
+    ada.get("plans/").await["items"].as_array().map(Vec::len)
+}
+
 fn plan_of(seen: &Seen) -> String {
     text(&seen.of("STATE_SNAPSHOT")[0]["snapshot"]["plan"], "id")
 }
@@ -83,12 +88,7 @@ async fn agui_a_direct_run_from_its_beginning_to_its_end() {
     let feed = framed(&system.ada, &text(&sessions["items"][0], "id")).await;
     assert_eq!(feed.last()["result"], seen.last()["result"]);
     assert_eq!(feed.steps(), seen.steps());
-    assert_eq!(
-        system.ada.get("plans/").await["items"]
-            .as_array()
-            .map(Vec::len),
-        Some(1)
-    );
+    assert_eq!(plans(&system.ada).await, Some(1));
     system.end().await;
 }
 
@@ -114,12 +114,7 @@ async fn agui_a_run_is_attached_to_while_it_goes_on_and_survives_its_client() {
         third.gist().len(),
         "{first:#?} {third:#?}"
     );
-    assert_eq!(
-        system.ada.get("plans/").await["items"]
-            .as_array()
-            .map(Vec::len),
-        Some(1)
-    );
+    assert_eq!(plans(&system.ada).await, Some(1));
     system.end().await;
 }
 
@@ -375,12 +370,7 @@ async fn agui_a_question_of_an_agent_is_answered_in_its_form() {
         text(&second.last()["result"], "answer").contains("blue"),
         "{second:#?}"
     );
-    assert_eq!(
-        shop.ada().get("plans/").await["items"]
-            .as_array()
-            .map(Vec::len),
-        Some(1)
-    );
+    assert_eq!(plans(shop.ada()).await, Some(1));
     shop.close().await;
 }
 
@@ -455,12 +445,7 @@ async fn agui_a_tool_that_the_client_says_it_has_is_answered_by_a_message() {
     );
     // Sent twice it is one answer and one run.
     assert_eq!(run(&system.ada, &body).await.gist(), second.gist());
-    assert_eq!(
-        system.ada.get("plans/").await["items"]
-            .as_array()
-            .map(Vec::len),
-        Some(1)
-    );
+    assert_eq!(plans(&system.ada).await, Some(1));
     system.end().await;
 }
 
